@@ -1,0 +1,205 @@
+"""params.yaml as typed, validated settings.
+
+Every stage reads its settings through `load`. A key that is unknown, missing,
+of the wrong type or out of range raises `ParamsError`, which names the key, the
+value found and what is allowed, for all problems at once.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from signs.errors import UserError
+
+PARAMS_FILE = Path("params.yaml")
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class ParamsError(UserError):
+    """params.yaml holds something that no stage can work with."""
+
+
+class Block(BaseModel):
+    """Base of all blocks: unknown keys and silent conversions are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Range(Block):
+    """An interval from which values are drawn uniformly."""
+
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Range":
+        if self.low > self.high:
+            raise ValueError(f"low ({self.low}) must not exceed high ({self.high})")
+        return self
+
+
+class Synthesize(Block):
+    """Settings of the synthesize stage; see params.yaml for units and reasons."""
+
+    seed: Seed
+    images_per_class: Count
+
+
+class ImageSettings(Block):
+    """How a decoded photo becomes the array that a network sees."""
+
+    size: Annotated[int, Field(ge=8, le=512)]
+    color: Literal["rgb", "grey"]
+    contrast: Literal["none", "equalize", "clahe"]
+    margin: Annotated[float, Field(ge=0, le=0.5)]
+
+    @property
+    def channels(self) -> int:
+        """3 for colour, 1 for grey."""
+        return 3 if self.color == "rgb" else 1
+
+
+class Split(Block):
+    """Which images train, validate and test."""
+
+    group: Literal["duplicates", "none"]
+    similarity: Annotated[float, Field(gt=0, le=1)]
+    validation: Annotated[float, Field(gt=0, lt=1)]
+    test: Annotated[float, Field(gt=0, lt=1)]
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _leaves_training_data(self) -> "Split":
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"validation ({self.validation}) + test ({self.test}) must stay below 1, "
+                "the rest is what training gets"
+            )
+        return self
+
+
+class PreprocessImages(Block):
+    """Image settings, one block for each network."""
+
+    compact: ImageSettings
+    classic: ImageSettings
+
+
+class Preprocess(Block):
+    """Settings of the preprocess stage."""
+
+    images: PreprocessImages
+    max_problems: Fraction
+    split: Split
+
+
+class Augment(Block):
+    """Random changes of training images, none of which changes a sign's meaning."""
+
+    rotation: Annotated[float, Field(ge=0, le=45)]
+    scale: Annotated[float, Field(ge=0, lt=1)]
+    shift: Annotated[float, Field(ge=0, le=0.5)]
+    shear: Annotated[float, Field(ge=0, le=0.5)]
+    contrast: Annotated[float, Field(ge=0, lt=1)]
+    brightness: Annotated[float, Field(ge=0, le=1)]
+    blur: Fraction
+    erase: Fraction
+
+
+class Recipe(Block):
+    """How one network is trained."""
+
+    epochs: Count
+    steps_per_epoch: Count
+    batch_size: Count
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    schedule: Literal["cosine", "constant"]
+    warmup: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: Annotated[float, Field(ge=0, lt=1)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    balance: Fraction
+    validation_images: Count
+    augment: Augment
+
+
+class Train(Block):
+    """Settings of the train stage: the chosen network and a recipe for each."""
+
+    network: Literal["compact", "classic"]
+    seed: Seed
+    compact: Recipe
+    classic: Recipe
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the chosen network."""
+        recipe: Recipe = getattr(self, self.network)
+        return recipe
+
+
+class Evaluate(Block):
+    """Settings of the evaluate stage."""
+
+    batch_size: Count
+    precision: Annotated[float, Field(gt=0, lt=1)]
+    agreement: Positive
+    gallery: Count
+
+
+class Params(Block):
+    """The whole of params.yaml."""
+
+    dataset: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    synthesize: Synthesize
+    preprocess: Preprocess
+    train: Train
+    evaluate: Evaluate
+
+    @property
+    def images(self) -> ImageSettings:
+        """The image settings of the chosen network."""
+        settings: ImageSettings = getattr(self.preprocess.images, self.train.network)
+        return settings
+
+
+def load(path: Path = PARAMS_FILE) -> Params:
+    """Read and validate a params file.
+
+    Raises:
+        ParamsError: the file is missing, is no YAML mapping, or holds a bad value.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ParamsError(f"{path} is missing; run from the root of the repository.") from error
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ParamsError(f"{path} must hold a mapping of keys to values.")
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_describe(problem)}" for problem in error.errors())
+        raise ParamsError(f"{path} holds values that cannot be used:\n{problems}") from error
+
+
+def _describe(problem: Any) -> str:
+    """One line: dotted key, value found, what is allowed."""
+    location = problem["loc"]
+    key = ".".join(str(part) for part in location)
+    if problem["type"] == "extra_forbidden":
+        block: Any = Params
+        for part in location[:-1]:
+            block = block.model_fields[part].annotation
+        return f"{key}: unknown key; allowed here: {', '.join(block.model_fields)}"
+    if problem["type"] == "missing":
+        return f"{key}: missing"
+    if problem["type"] == "value_error":
+        return f"{key}: {problem['ctx']['error']}"
+    return f"{key} = {problem['input']!r}: {problem['msg']}"
