@@ -54,9 +54,8 @@ def download(
     """Put the class folders of the source into `target`, all of them or nothing.
 
     `expected` is the DVC hash of the result, by default the one that data.dvc records.
-    Returns False if `target` already holds exactly that. Raises `UserError` if it holds
-    something else, if the source cannot be fetched, or if its hash is not the expected one,
-    and `OSError` if git is not installed or the disk is full.
+    Returns False if `target` holds exactly that. Raises `UserError` if it holds something
+    else, on a source out of reach or another hash; `OSError` without git or on a full disk.
     """
     expected = expected or recorded_hash()
     if target.exists() or target.is_symlink():
