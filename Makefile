@@ -1,0 +1,94 @@
+# Needs Python 3.11 to 3.13, git and make; everything else comes into .venv.
+# `make help` lists what there is to do.
+
+.DEFAULT_GOAL := pipeline
+MAKEFLAGS += --no-print-directory
+
+# Another Python than the one found: make PYTHON=python3.12
+PYTHON ?=
+# More for the tool behind a target: make test ARGS='-k params', make lock ARGS=--upgrade
+ARGS ?=
+
+BIN := .venv/bin
+SETUP := sh requirements/setup.sh
+
+export PYTHON
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+export ITERATIVE_DO_NOT_TRACK := 1
+export BENTOML_DO_NOT_TRACK := True
+export TF_CPP_MIN_LOG_LEVEL := 2
+# Without bytecode TensorFlow takes three times as long to import.
+unexport PYTHONDONTWRITEBYTECODE
+
+##@ Run
+.PHONY: pipeline data results benchmark experiments
+
+pipeline: setup  ## Run the whole pipeline and print its metrics (the default)
+	@$(BIN)/dvc repro $(ARGS)
+	@echo
+	@$(BIN)/dvc metrics show
+	@echo
+	@echo "Pictures and tables: metrics/evaluate/report.html"
+
+data: setup  ## Fetch the real photos from their public sources
+	@$(BIN)/python -m signs.download $(ARGS)
+
+experiments: setup  ## Compare the experiments run so far
+	@$(BIN)/dvc exp show $(ARGS)
+
+benchmark: setup  ## Measure the speed of the pipeline and of the classifier
+	@$(BIN)/python -m benchmarks.speed $(ARGS)
+
+results: setup  ## Make the README's numbers again (long)
+	@$(BIN)/python -m benchmarks.results $(ARGS)
+
+##@ Develop
+.PHONY: test lint format hooks lock
+
+test: setup-dev  ## Run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup-dev  ## Check style and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+format: setup-dev  ## Put the code into the project's style
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+hooks: setup-dev  ## Check every commit from now on (git hook)
+	@$(BIN)/pre-commit install
+
+lock:  ## Lock requirements/*.in anew (ARGS=--upgrade for newer versions)
+	@$(SETUP) uv
+	@cd requirements && for name in uv pipeline service development; do \
+		echo "Locking $$name.txt ..."; \
+		../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+			--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+			--output-file $$name.txt $$name.in $(ARGS) || exit 1; \
+	done
+
+##@ Environment
+.PHONY: setup setup-dev clean distclean help
+
+setup:  ## Build .venv for the pipeline
+	@$(SETUP) pipeline
+
+setup-dev:  ## Build .venv for development: the pipeline's packages, tests and checks
+	@$(SETUP) development
+
+clean:  ## Remove what the tools left behind; data, models and results stay
+	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -path ./.venv -prune -o -path ./.dvc -prune -o -path ./data -prune -o \
+		-name __pycache__ -type d -exec rm -rf {} +
+
+distclean: clean  ## Remove .venv as well
+	@rm -rf .venv
+
+help:  ## Show this list
+	@echo "Usage: make [target] [ARGS='...'] [PYTHON=python3.12]"
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
