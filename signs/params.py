@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from signs.errors import UserError
 
@@ -44,11 +44,35 @@ class Range(Block):
         return self
 
 
+def _within(lowest: float, highest: float) -> AfterValidator:
+    """The limits that a `Range` must keep."""
+
+    def check(found: Range) -> Range:
+        if found.low < lowest or found.high > highest:
+            raise ValueError(f"{found.low} to {found.high} must lie within {lowest} to {highest}")
+        return found
+
+    return AfterValidator(check)
+
+
 class Synthesize(Block):
     """Settings of the synthesize stage; see params.yaml for units and reasons."""
 
     seed: Seed
     images_per_class: Count
+    size: Annotated[Range, _within(8, 256)]
+    margin: Annotated[Range, _within(0, 0.4)]
+    shift: Annotated[float, Field(ge=0, le=0.5)]
+    rotation: Annotated[float, Field(ge=0, le=45)]
+    perspective: Annotated[float, Field(ge=0, le=0.5)]
+    hue: Annotated[float, Field(ge=0, le=60)]
+    saturation: Annotated[Range, _within(0, 3)]
+    brightness: Annotated[Range, _within(1, 1000)]
+    shade: Fraction
+    wear: Fraction
+    blur: Annotated[Range, _within(0, 0.2)]
+    noise: Annotated[Range, _within(0, 1)]
+    quality: Annotated[Range, _within(1, 100)]
 
 
 class ImageSettings(Block):

@@ -1,0 +1,247 @@
+"""Photos of traffic signs, made from vector drawings.
+
+Each class has a drawing, signs/templates/<class id>.svg. A photo is that drawing seen
+askew, in some light, before some background, by a camera that blurs and adds noise.
+The photos are unrealistic on purpose: a network that has seen more than reality holds
+reads real signs. Nothing is ever flipped, for that changes the meaning of eight classes.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import resvg_py
+
+from signs.errors import UserError
+from signs.images import Image
+from signs.params import Range, Synthesize
+
+TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATE_SIDE = 128
+
+# float32 throughout, but OpenCV's type hints do not say so.
+Floats = npt.NDArray[Any]
+Random = np.random.Generator
+
+
+class TemplateError(UserError):
+    """A drawing of signs/templates cannot be used; the text says which and why."""
+
+
+@cache
+def class_ids() -> tuple[int, ...]:
+    """The classes that have a drawing, in numeric order."""
+    return tuple(sorted(int(path.stem) for path in TEMPLATES.glob("*.svg")))
+
+
+def template(class_id: int) -> Path:
+    """The file that holds a class's drawing."""
+    return TEMPLATES / f"{class_id:02d}.svg"
+
+
+def rasterize(path: Path, side: int = TEMPLATE_SIDE) -> Image:
+    """Draw an SVG file: BGRA, uint8 (side, side, 4).
+
+    Raises:
+        TemplateError: the file is missing, no SVG, or draws nothing or a filled square.
+    """
+    try:
+        png = resvg_py.svg_to_bytes(
+            svg_string=path.read_text(encoding="utf-8"),
+            width=side,
+            height=side,
+            skip_system_fonts=True,
+        )
+    except (OSError, ValueError) as error:
+        raise TemplateError(f"{path} cannot be drawn: {error}") from error
+    image = cv2.imdecode(np.frombuffer(bytes(png), np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None or image.shape != (side, side, 4):
+        raise TemplateError(f"{path} must be square and transparent outside of the sign")
+    if not image[:, :, 3].any() or image[:, :, 3].all():
+        raise TemplateError(f"{path} must show a sign on a transparent background")
+    return image.astype(np.uint8, copy=False)
+
+
+@cache
+def _pyramid(class_id: int) -> list[Floats]:
+    """A drawing at full side, half, quarter and eighth; alpha in 0..1, colours multiplied by it."""
+    tile = rasterize(template(class_id)).astype(np.float32)
+    tile[:, :, 3] /= 255
+    tile[:, :, :3] *= tile[:, :, 3:]
+    levels: list[Floats] = [tile]
+    for _ in range(3):
+        levels.append(cv2.resize(levels[-1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
+    return levels
+
+
+def render(settings: Synthesize, class_id: int, index: int) -> bytes:
+    """One photo of a sign as a JPEG file, the same for the same arguments."""
+    rng = np.random.default_rng([settings.seed, class_id, index])
+    photo = _photograph(settings, class_id, rng)
+    quality = round(_uniform(rng, settings.quality))
+    return cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+def _uniform(rng: Random, limits: Range) -> float:
+    return float(rng.uniform(limits.low, limits.high))
+
+
+def _photograph(settings: Synthesize, class_id: int, rng: Random) -> Image:
+    # As many small frames as large ones on a logarithmic scale: a car sees a sign grow.
+    side = round(settings.size.low * (settings.size.high / settings.size.low) ** rng.random())
+    light = _level(settings, rng)
+    scene = _background(settings, rng, side, light)
+    sign = _paint(settings, rng, class_id, side, light)
+    scene = _paste(scene, sign, _corners(settings, rng, side))
+    scene *= _shade(settings, rng, side)[:, :, None]
+    # Stray light in the lens lifts the blacks.
+    scene += 0.15 * rng.random() * min(light, 255)
+    return _expose(settings, rng, scene, light)
+
+
+def _level(settings: Synthesize, rng: Random) -> float:
+    """Grey level of white paint; squared, because dark signs are common."""
+    low, high = settings.brightness.low, settings.brightness.high
+    return float(low + (high - low) * rng.random() ** 2)
+
+
+def _corners(settings: Synthesize, rng: Random, side: int) -> Floats:
+    """Where the drawing's four corners come to lie, float32 (4, 2) in pixels."""
+    half = side * (0.5 - _uniform(rng, settings.margin))
+    square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half
+    square += rng.uniform(-1, 1, (4, 2)) * settings.perspective * half
+    angle = np.radians(settings.rotation) * rng.uniform(-1, 1)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    centre = side * (0.5 + settings.shift * rng.uniform(-1, 1, 2))
+    corners: Floats = (square @ turn + centre).astype(np.float32)
+    return corners
+
+
+def _paint(settings: Synthesize, rng: Random, class_id: int, side: int, light: float) -> Floats:
+    """The drawing in faded or strong colours and unevenly worn, float32 (n, n, 4)."""
+    levels = _pyramid(class_id)
+    # The smallest level that is not smaller than the sign, which fills about 0.8 of the frame.
+    tile = next((t for t in reversed(levels) if len(t) >= 0.8 * side), levels[0])
+    colours = np.eye(4)
+    angle = np.radians(settings.hue) * rng.uniform(-1, 1)
+    colours[:3, :3] = _hue_and_saturation(angle, _uniform(rng, settings.saturation))
+    # Neither the sun's colour nor the camera's white balance is neutral.
+    colours[:3] *= (1 + 0.1 * rng.uniform(-1, 1, (3, 1))) * light / 255
+    painted: Floats = cv2.transform(tile, colours)
+    wear = settings.wear * rng.random() * _clouds(rng, len(tile), (3, 6, 12))
+    painted[:, :, :3] *= 1 - wear[:, :, None]
+    return painted
+
+
+def _hue_and_saturation(angle: float, saturation: float) -> npt.NDArray[np.float64]:
+    """A matrix for BGR colours that leaves greys alone: turn about the grey axis, and stretch."""
+    grey = np.full((3, 3), 1 / 3)
+    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+    turn = np.cos(angle) * (np.eye(3) - grey) + np.sin(angle) * cross
+    matrix: npt.NDArray[np.float64] = grey + saturation * turn
+    return matrix
+
+
+def _paste(scene: Floats, tile: Floats, corners: Floats) -> Floats:
+    end = len(tile)
+    source = np.array([[0, 0], [end, 0], [end, end], [0, end]], np.float32)
+    matrix = cv2.getPerspectiveTransform(source, corners)
+    layer = cv2.warpPerspective(tile, matrix, scene.shape[:2], flags=cv2.INTER_LINEAR)
+    pasted: Floats = scene * (1 - layer[:, :, 3:]) + layer[:, :, :3]
+    return pasted
+
+
+def _clouds(rng: Random, side: int, grids: tuple[int, ...]) -> Floats:
+    """Smooth noise of several grain sizes in 0..1, float32 (side, side)."""
+    clouds = np.zeros((1, 1), np.float32)
+    for grid in grids:
+        coarser = cv2.resize(clouds, (grid, grid), interpolation=cv2.INTER_LINEAR)
+        clouds = coarser + rng.random((grid, grid), np.float32)
+    clouds -= clouds.min()
+    clouds /= clouds.max()
+    return cv2.resize(clouds, (side, side), interpolation=cv2.INTER_LINEAR)
+
+
+def _background(settings: Synthesize, rng: Random, side: int, light: float) -> Floats:
+    """Sky, leaves, walls and what else may stand behind a sign, float32 (side, side, 3)."""
+    # Seldom lit as the sign is: it may stand in the shade before a bright sky.
+    own_light = light if rng.random() < 0.5 else _level(settings, rng)
+    first, second, third = own_light * _colours(rng, 3)
+    scene = np.empty((side, side, 3), np.float32)
+    scene[:] = first
+    if rng.random() < 0.8:
+        grids = ((2,), (3, 7), (2, 9, 17), (8, 16), (16, 31))[rng.integers(5)]
+        contrast = float(rng.uniform(1, 6))
+        mask = ((_clouds(rng, side, grids) - 0.5) * contrast + 0.5).clip(0, 1)
+        scene += mask[:, :, None] * (second - first)
+    for _ in range(rng.integers(4)):
+        start, end = rng.integers(-side // 4, side * 5 // 4, (2, 2)).tolist()
+        width = int(rng.integers(1, max(2, side // 6)))
+        colour = (own_light * _colours(rng, 1)[0]).tolist()
+        if rng.random() < 0.5:
+            cv2.line(scene, start, end, colour, width, cv2.LINE_AA)
+        else:
+            cv2.rectangle(scene, start, end, colour, -1)
+    if rng.random() < 0.5:
+        half, middle = side * rng.uniform(0.02, 0.06), side * rng.uniform(0.45, 0.55)
+        post = (int(middle - half), side // 2), (int(middle + half), side)
+        cv2.rectangle(scene, *post, third.tolist(), -1)
+    if rng.random() < 0.4:
+        scene = _neighbour(settings, rng, scene, light)
+    return scene
+
+
+def _neighbour(settings: Synthesize, rng: Random, scene: Floats, light: float) -> Floats:
+    """Another sign, of which the frame shows an edge: posts often carry two or three."""
+    side = len(scene)
+    others = class_ids()
+    tile = _paint(settings, rng, others[rng.integers(len(others))], side, light)
+    along, across = rng.uniform(-0.3, 0.3), rng.uniform(0.85, 1.0)
+    offset = ((along, across), (along, -across), (across, along), (-across, along))
+    corners = _corners(settings, rng, side)
+    return _paste(scene, tile, corners + side * np.array(offset[rng.integers(4)], np.float32))
+
+
+def _colours(rng: Random, count: int) -> Floats:
+    """Colours as streets have them, mostly near grey, in shares of white, float32 (count, 3)."""
+    grey = rng.random((count, 1))
+    tint = rng.uniform(-1, 1, (count, 3)) * rng.random((count, 1)) ** 2
+    return (grey + 0.5 * tint).clip(0, 1).astype(np.float32)
+
+
+def _shade(settings: Synthesize, rng: Random, side: int) -> Floats:
+    """Share of the light that arrives, soft or with a shadow's edge, float32 (side, side)."""
+    angle = rng.uniform(0, 2 * np.pi)
+    axis = np.linspace(-1, 1, side, dtype=np.float32)
+    ramp: Floats = np.add.outer(float(np.sin(angle)) * axis, float(np.cos(angle)) * axis)
+    edge = ramp * float(rng.uniform(0.5, 1) ** -4) + rng.random()
+    return 1 - settings.shade * rng.random() * edge.clip(0, 1)
+
+
+def _expose(settings: Synthesize, rng: Random, photo: Floats, light: float) -> Image:
+    """Clip what is too bright, then blur and add noise, as lens and sensor do."""
+    # Relative to the side, else small frames would be wiped out and large ones untouched.
+    strength = _uniform(rng, settings.blur) * len(photo)
+    blurred: Floats = photo.clip(0, 255)
+    if rng.random() < 0.5:
+        blurred = cv2.GaussianBlur(blurred, (0, 0), max(strength, 0.05))
+    else:
+        blurred = cv2.filter2D(blurred, -1, _streak(rng, strength * 3))
+    noise = rng.standard_normal(blurred.shape, np.float32)
+    noisy = blurred + _uniform(rng, settings.noise) * min(light, 255) * noise
+    return noisy.clip(0, 255).astype(np.uint8)
+
+
+def _streak(rng: Random, length: float) -> Floats:
+    """The kernel of a motion blur, `length` pixels long, in any direction."""
+    reach = int(np.ceil(length / 2)) + 1
+    angle = rng.uniform(0, np.pi)
+    steps = np.linspace(-length / 2, length / 2, 4 * reach)
+    kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
+    rows = np.rint(reach + steps * np.sin(angle)).astype(int)
+    columns = np.rint(reach + steps * np.cos(angle)).astype(int)
+    np.add.at(kernel, (rows, columns), 1 / len(steps))
+    return kernel

@@ -1,0 +1,149 @@
+"""Draw the embedded data set: photos of all sign classes, from nothing but vector drawings.
+
+    dvc repro synthesize        or        python -m stages.synthesize
+
+Writes data/synthetic/images.zip with <class id>/<index>.jpg, and
+metrics/synthesize/contact_sheet.png, which shows a few photos of each class.
+"""
+
+import csv
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from signs import synthetic
+from signs.errors import run_stage
+from signs.images import Image, decode
+from signs.parallel import ordered_map
+from signs.params import Synthesize, load
+
+ARCHIVE = Path("data/synthetic/images.zip")
+CONTACT_SHEET = Path("metrics/synthesize/contact_sheet.png")
+LABELS = Path(synthetic.__file__).parent / "labels" / "gtsrb.csv"
+# Images for one task: enough that handing tasks out costs nothing, few enough for the bar to move.
+CHUNK = 100
+# A zip file holds dates; a fixed one keeps its bytes, and DVC's hash, the same each time.
+DATE = (1980, 1, 1, 0, 0, 0)
+
+SHEET_COLUMNS = 4
+SHEET_PHOTOS = 4
+SHEET_SIDE = 48
+
+
+def synthesize() -> None:
+    """Render `images_per_class` photos of every class, on all cores."""
+    settings = load().synthesize
+    write_archive(ARCHIVE, settings)
+    CONTACT_SHEET.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(CONTACT_SHEET) as path:
+        path.write_bytes(contact_sheet(ARCHIVE))
+    print(f"{ARCHIVE}: {ARCHIVE.stat().st_size / 1e6:.1f} MB; a look at it: {CONTACT_SHEET}")
+
+
+def write_archive(target: Path, settings: Synthesize, workers: int | None = None) -> None:
+    """Write all photos into one zip file: DVC's cost is per file, not per byte."""
+    count = settings.images_per_class
+    tasks = [
+        (class_id, range(start, min(start + CHUNK, count)))
+        for class_id in synthetic.class_ids()
+        for start in range(0, count, CHUNK)
+    ]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    total = count * len(synthetic.class_ids())
+    with (
+        replaced(target) as path,
+        zipfile.ZipFile(path, "w") as archive,
+        tqdm(total=total, unit=" images", desc="synthesize") as bar,
+    ):
+        photos = ordered_map(
+            partial(_render, settings), tasks, initializer=_one_thread, workers=workers
+        )
+        for (class_id, indices), jpegs in zip(tasks, photos, strict=True):
+            for index, jpeg in zip(indices, jpegs, strict=True):
+                archive.writestr(_member(f"{class_id}/{index:05d}.jpg"), jpeg)
+            bar.update(len(jpegs))
+
+
+def _one_thread() -> None:
+    # The processes already share out the cores.
+    cv2.setNumThreads(1)
+
+
+def _render(settings: Synthesize, task: tuple[int, range]) -> list[bytes]:
+    class_id, indices = task
+    return [synthetic.render(settings, class_id, index) for index in indices]
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    member = zipfile.ZipInfo(name, DATE)
+    # Otherwise Windows writes another number here.
+    member.create_system = 3
+    return member
+
+
+@contextmanager
+def replaced(target: Path) -> Iterator[Path]:
+    """Give a temporary name beside `target`, and rename it to `target` if all went well."""
+    path = target.with_name(target.name + ".part")
+    try:
+        yield path
+        path.replace(target)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def contact_sheet(archive_path: Path) -> bytes:
+    """The first photos of each class beside its drawing, with id and name, as a PNG file."""
+    with LABELS.open(encoding="utf-8", newline="") as file:
+        names = {int(row["ClassId"]): row["Name"] for row in csv.DictReader(file)}
+    with zipfile.ZipFile(archive_path) as archive:
+        members: dict[int, list[str]] = {}
+        for member in archive.namelist():
+            members.setdefault(int(member.split("/")[0]), []).append(member)
+        cells = [
+            _cell(
+                f"{class_id}  {names.get(class_id, '')}",
+                synthetic.rasterize(synthetic.template(class_id), SHEET_SIDE),
+                [archive.read(member) for member in found[:SHEET_PHOTOS]],
+            )
+            for class_id, found in members.items()
+        ]
+    blank = np.full_like(cells[0], 255)
+    cells += [blank] * (-len(cells) % SHEET_COLUMNS)
+    rows = [np.hstack(cells[i : i + SHEET_COLUMNS]) for i in range(0, len(cells), SHEET_COLUMNS)]
+    # 32 levels a colour look the same and halve the file, which git keeps.
+    sheet = np.vstack(rows) & 0b11111000
+    return cv2.imencode(".png", sheet, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
+
+
+def _cell(title: str, drawing: Image, jpegs: list[bytes]) -> Image:
+    alpha = drawing[:, :, 3:] / 255
+    tiles: list[npt.NDArray[Any]] = [drawing[:, :, :3] * alpha + 255 * (1 - alpha)]
+    for jpeg in jpegs:
+        photo = decode(jpeg)
+        tiles.append(cv2.resize(photo, (SHEET_SIDE, SHEET_SIDE), interpolation=cv2.INTER_CUBIC))
+    gap, head = 4, 20
+    cell = np.full(
+        (head + SHEET_SIDE + gap, (SHEET_PHOTOS + 1) * (SHEET_SIDE + gap) + 3 * gap, 3),
+        255,
+        np.uint8,
+    )
+    for position, tile in enumerate(tiles):
+        left = gap + position * (SHEET_SIDE + gap)
+        cell[head : head + SHEET_SIDE, left : left + SHEET_SIDE] = tile
+    cv2.putText(
+        cell, title, (gap, head - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (0, 0, 0), 1, cv2.LINE_AA
+    )
+    return cell
+
+
+if __name__ == "__main__":
+    run_stage(synthesize)

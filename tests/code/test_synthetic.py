@@ -1,0 +1,193 @@
+"""The embedded data set: drawings that can be told apart, photos that never change."""
+
+import itertools
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from signs import synthetic
+from signs.images import decode
+from signs.params import Params, Range, Synthesize, load
+from stages.synthesize import contact_sheet, replaced, write_archive
+
+ROOT = Path(__file__).parents[2]
+CLASSES = range(43)
+MIRRORED = [(19, 20), (33, 34), (36, 37), (38, 39)]
+
+
+@pytest.fixture(scope="module")
+def settings() -> Synthesize:
+    params: Params = load(ROOT / "params.yaml")
+    return params.synthesize.model_copy(update={"images_per_class": 3})
+
+
+@pytest.fixture(scope="module")
+def archive(settings: Synthesize, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("one") / "images.zip"
+    write_archive(path, settings, workers=1)
+    return path
+
+
+def on_grey(drawing: np.ndarray) -> np.ndarray:
+    alpha = drawing[:, :, 3:] / 255
+    return drawing[:, :, :3] * alpha + 128 * (1 - alpha)
+
+
+@pytest.fixture(scope="module")
+def drawings() -> dict[int, np.ndarray]:
+    return {c: on_grey(synthetic.rasterize(synthetic.template(c), 64)) for c in CLASSES}
+
+
+def test_every_class_has_a_drawing() -> None:
+    assert synthetic.class_ids() == tuple(CLASSES)
+
+
+def test_drawings_use_no_fonts() -> None:
+    for path in synthetic.TEMPLATES.glob("*.svg"):
+        assert "<text" not in path.read_text(encoding="utf-8"), path
+
+
+def test_drawings_can_be_told_apart(drawings: dict[int, np.ndarray]) -> None:
+    for one, other in itertools.combinations(drawings, 2):
+        different = (np.abs(drawings[one] - drawings[other]).max(axis=2) > 60).mean()
+        assert different > 0.01, f"{one} and {other} look the same"
+
+
+@pytest.mark.parametrize(("one", "other"), MIRRORED)
+def test_mirrored_classes(one: int, other: int, drawings: dict[int, np.ndarray]) -> None:
+    mirrored = np.abs(drawings[one][:, ::-1] - drawings[other]).mean()
+    as_drawn = np.abs(drawings[one] - drawings[other]).mean()
+    assert mirrored < 1
+    assert as_drawn > 5
+
+
+@pytest.mark.parametrize(
+    "svg",
+    [
+        "no drawing",
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"/>',
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><rect width="9" height="9"/>'
+        "</svg>",
+    ],
+)
+def test_bad_drawing_is_named(svg: str, tmp_path: Path) -> None:
+    path = tmp_path / "07.svg"
+    path.write_text(svg)
+    with pytest.raises(synthetic.TemplateError, match=r"07\.svg"):
+        synthetic.rasterize(path)
+
+
+def test_missing_drawing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(synthetic.TemplateError, match=r"99\.svg"):
+        synthetic.rasterize(tmp_path / "99.svg")
+
+
+def test_number_of_processes_changes_nothing(
+    settings: Synthesize, archive: Path, tmp_path: Path
+) -> None:
+    two = tmp_path / "images.zip"
+    write_archive(two, settings, workers=2)
+    assert two.read_bytes() == archive.read_bytes()
+
+
+def test_seed_class_and_index_each_change_the_photo(settings: Synthesize) -> None:
+    other_seed = settings.model_copy(update={"seed": settings.seed + 1})
+    photos = {
+        synthetic.render(settings, 1, 0),
+        synthetic.render(settings, 1, 1),
+        synthetic.render(settings, 2, 0),
+        synthetic.render(other_seed, 1, 0),
+    }
+    assert len(photos) == 4
+
+
+def test_more_images_leave_the_first_ones_alone(
+    settings: Synthesize, archive: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "images.zip"
+    write_archive(path, settings.model_copy(update={"images_per_class": 4}), workers=1)
+    with zipfile.ZipFile(archive) as few, zipfile.ZipFile(path) as more:
+        assert all(few.read(name) == more.read(name) for name in few.namelist())
+
+
+def test_archive_layout(archive: Path, settings: Synthesize) -> None:
+    with zipfile.ZipFile(archive) as opened:
+        expected = [f"{c}/{i:05d}.jpg" for c in CLASSES for i in range(3)]
+        assert opened.namelist() == expected
+        assert all(m.compress_type == zipfile.ZIP_STORED for m in opened.infolist())
+        for name in expected:
+            height, width = decode(opened.read(name)).shape[:2]
+            assert height == width
+            assert settings.size.low <= width <= settings.size.high
+
+
+@pytest.mark.parametrize("extreme", ["low", "high"])
+def test_extreme_settings_still_give_photos(extreme: str, settings: Synthesize) -> None:
+    def one(low: float, high: float) -> Range:
+        value = low if extreme == "low" else high
+        return Range(low=value, high=value)
+
+    bold = settings.model_copy(
+        update={
+            "size": one(8, 256),
+            "margin": one(0, 0.4),
+            "blur": one(0, 0.2),
+            "brightness": one(1, 1000),
+            "saturation": one(0, 3),
+            "noise": one(0, 1),
+            "quality": one(1, 100),
+        }
+    )
+    for index in range(20):
+        assert decode(synthetic.render(bold, 14, index)).shape[0] == bold.size.low
+
+
+def test_photo_shows_its_class(settings: Synthesize, drawings: dict[int, np.ndarray]) -> None:
+    """Without disturbances a photo is the drawing, upright and not mirrored."""
+    calm = settings.model_copy(
+        update={
+            "size": Range(low=64, high=64),
+            "margin": Range(low=0, high=0),
+            "saturation": Range(low=1, high=1),
+            "brightness": Range(low=255, high=255),
+            "blur": Range(low=0, high=0),
+            "noise": Range(low=0, high=0),
+            "quality": Range(low=95, high=95),
+        }
+        | dict.fromkeys(("shift", "rotation", "perspective", "hue", "shade", "wear"), 0.0)
+    )
+    greys = {c: cv2.cvtColor(d.astype(np.uint8), cv2.COLOR_BGR2GRAY) for c, d in drawings.items()}
+    inside = slice(12, 52), slice(12, 52)
+    for class_id in CLASSES:
+        photo = cv2.cvtColor(decode(synthetic.render(calm, class_id, 0)), cv2.COLOR_BGR2GRAY)
+        likeness = {
+            c: np.corrcoef(photo[inside].ravel(), grey[inside].ravel())[0, 1]
+            for c, grey in greys.items()
+            if grey[inside].std() > 1
+        }
+        if class_id in likeness:
+            assert max(likeness, key=lambda c: likeness[c]) == class_id
+
+
+def test_contact_sheet_is_a_small_picture(archive: Path) -> None:
+    sheet = contact_sheet(archive)
+    assert len(sheet) < 400_000
+    assert decode(sheet).shape[1] > 800
+
+
+def test_failure_leaves_nothing_half_written(tmp_path: Path) -> None:
+    target = tmp_path / "images.zip"
+    target.write_text("before")
+
+    def stopped() -> None:
+        with replaced(target) as path:
+            path.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert [p.name for p in tmp_path.iterdir()] == ["images.zip"]
+    assert target.read_text() == "before"
