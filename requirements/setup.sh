@@ -49,7 +49,7 @@ find_python() {
 
 # One sentence for what the log tells, with what to do about it.
 explain() {
-    tell() { fail "$1 $2; all details are in $log."; }
+    tell() { fail "$1; $2 (all details: $log)."; }
     if grep -qiE 'no space left|disk quota' "$log"; then
         tell "$1: the disk is full" "free some space (about 3 GB are needed) and run make again"
     elif grep -qiE 'permission denied|read-only file system' "$log"; then
@@ -74,7 +74,7 @@ make_environment() {
 
 install_uv() {
     echo "Installing uv, which installs the rest ..."
-    "$python" -m pip --version >"$log" 2>&1 || "$python" -m ensurepip --upgrade >>"$log" 2>&1 ||
+    "$python" -c 'import pip' >"$log" 2>&1 || "$python" -m ensurepip --upgrade >>"$log" 2>&1 ||
         explain "pip could not be set up"
     "$python" -m pip --disable-pip-version-check install --quiet --no-deps --force-reinstall \
         --only-binary :all: --require-hashes -r requirements/uv.txt >"$log" 2>&1 ||

@@ -1,0 +1,64 @@
+"""Refuses files that do not belong into the repository: `python .ci/check_files.py FILE...`.
+
+Big files and image data belong to DVC. A package index's address or a path that
+exists on one machine only breaks the project for everybody else. A requirement
+without a hash installs whatever the index serves that day.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+MAX_BYTES = 1_000_000
+IMAGE_DATA = {".bmp", ".gif", ".jpeg", ".jpg", ".npy", ".npz", ".png", ".ppm", ".zip"}
+CONTAINER_FILES = re.compile(r"Dockerfile|Jenkinsfile")  # their paths are the container's own
+LOOPBACK = r"(?!127\.0\.0\.1|localhost|\[::1\])"
+
+INDEX_ADDRESS = re.compile(
+    rf"https?://{LOOPBACK}[^\s\"'/]+/(?:[^\s\"']*/)?simple\b"
+    r"|https?://[^\s\"']+/packages/[0-9a-f]{2}/[0-9a-f]{2}/"
+    rf"|(?:index|find.links)(?:[-_]url)?[ =:]+[\"']?(?:https?|file)://{LOOPBACK}",
+    re.IGNORECASE,
+)
+MACHINE_PATH = re.compile(r"(?<![\w.~:/-])/(?:(?:home|Users)/\w|root/|work/)")
+REQUIREMENT = re.compile(r"^[A-Za-z0-9][^#\n]*(?:\n +--hash=.*)*", re.MULTILINE)
+PINNED = re.compile(r"^[A-Za-z0-9_.\[\]-]+==[^\n]*\\\n +--hash=sha256:[0-9a-f]{64}")
+
+
+def problems(path: Path) -> Iterator[str]:
+    """What is wrong with one file, a sentence each."""
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        yield f"{size:,} bytes; what is larger than {MAX_BYTES:,} belongs to DVC"
+    if path.parts[0] == "data" and path.suffix.lower() in IMAGE_DATA:
+        yield "image data belongs to DVC, not to git"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return
+    for number, line in enumerate(text.splitlines(), start=1):
+        if INDEX_ADDRESS.search(line):
+            yield f"line {number} holds a package index's address"
+        if MACHINE_PATH.search(line) and not CONTAINER_FILES.match(path.name):
+            yield f"line {number} holds a path of one machine"
+    if path.match("requirements/*.txt"):
+        for requirement in REQUIREMENT.findall(text):
+            if not PINNED.match(requirement):
+                yield f"no version or no hash: {requirement.splitlines()[0]}"
+
+
+def main(names: list[str]) -> int:
+    """Print every problem of the named files; 1 if there is one."""
+    found = [
+        f"{name}: {problem}"
+        for name in names
+        if Path(name).is_file()
+        for problem in problems(Path(name))
+    ]
+    print("\n".join(found), end="\n" if found else "")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

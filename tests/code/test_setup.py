@@ -1,0 +1,281 @@
+"""`make`'s set-up: its error sentences, its healing, and what the repository may hold.
+
+The real Makefile runs in a copy whose path has a space in it. Nothing is fetched:
+a stand-in for uv, locked by its own hash, notes what it is asked to install.
+"""
+
+import base64
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# fmt: off
+TOOLS = [
+    "awk", "cat", "cmp", "cp", "cut", "date", "dirname", "env", "find", "git", "grep", "make",
+    "mkdir", "mv", "realpath", "rm", "sed", "sh", "tail", "tee", "touch",
+]
+# fmt: on
+FAKE_UV = """#!/bin/sh
+if [ "$1" = --version ]; then echo "uv 0.0.1 (stand-in)"; exit; fi
+if [ "$1" = venv ]; then exit; fi
+echo "$@" >> asked.txt
+if [ -e broken ]; then echo "error: No space left on device (os error 28)"; exit 2; fi
+echo "Installed 0 packages in 1ms"
+"""
+
+
+class Checkout:
+    """A copy of the files that set-up needs, and an environment under control."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "a clone"
+        self.bin = folder / "bin"
+        self.bin.mkdir()
+        for tool in TOOLS:
+            if found := shutil.which(tool):
+                (self.bin / tool).symlink_to(found)
+        self.add_tool("python3", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+        (self.folder / "requirements").mkdir(parents=True)
+        shutil.copy(ROOT / "Makefile", self.folder)
+        for file in ("setup.sh", "uv.txt", "pipeline.txt", "development.txt"):
+            shutil.copy(ROOT / "requirements" / file, self.folder / "requirements")
+        self.environment = {
+            "PATH": str(self.bin),
+            "HOME": str(folder),
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_RETRIES": "0",
+        }
+        self.environment |= dict.fromkeys(
+            ("PIP_INDEX_URL", "UV_INDEX_URL", "UV_DEFAULT_INDEX"), "http://127.0.0.1:9/simple"
+        )
+
+    def add_tool(self, name: str, content: str) -> None:
+        """Put an executable first and only into the PATH."""
+        (self.bin / name).unlink(missing_ok=True)
+        (self.bin / name).write_text(content)
+        (self.bin / name).chmod(0o755)
+
+    def make(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the real make."""
+        return subprocess.run(
+            ["make", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def error(self, *arguments: str) -> str:
+        """The one sentence with which make fails."""
+        result = self.make(*arguments)
+        assert result.returncode != 0, result.stdout
+        lines = [line for line in result.stderr.splitlines() if not line.startswith("make:")]
+        assert len(lines) == 1, result.stderr
+        assert lines[0].startswith("ERROR: ")
+        assert lines[0].endswith(".")
+        return lines[0]
+
+    def asked(self) -> list[str]:
+        """What the stand-in for uv was asked to install since the last call."""
+        file = self.folder / "asked.txt"
+        lines = file.read_text().splitlines() if file.exists() else []
+        file.unlink(missing_ok=True)
+        return lines
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+def _provide_fake_uv(checkout: Checkout) -> None:
+    """Lock the stand-in in place of uv, and let pip find it in a folder."""
+    wheels = checkout.folder.parent / "wheels"
+    wheels.mkdir()
+    wheel = wheels / "uv-0.0.1-py3-none-any.whl"
+    files = {
+        "uv-0.0.1.data/scripts/uv": FAKE_UV,
+        "uv-0.0.1.dist-info/METADATA": "Metadata-Version: 2.1\nName: uv\nVersion: 0.0.1\n",
+        "uv-0.0.1.dist-info/WHEEL": (
+            "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        ),
+    }
+    record = ""
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, content in files.items():
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = 0o100755 << 16
+            archive.writestr(entry, content)
+            digest = base64.urlsafe_b64encode(hashlib.sha256(content.encode()).digest())
+            record += f"{name},sha256={digest.decode().rstrip('=')},{len(content)}\n"
+        archive.writestr("uv-0.0.1.dist-info/RECORD", record + "uv-0.0.1.dist-info/RECORD,,\n")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    (checkout.folder / "requirements" / "uv.txt").write_text(
+        f"uv==0.0.1 \\\n    --hash=sha256:{digest}\n"
+    )
+    checkout.environment |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}
+
+
+def test_without_git(checkout: Checkout) -> None:
+    (checkout.bin / "git").unlink()
+    assert "git is not installed" in checkout.error()
+
+
+def test_old_python_is_named_with_its_version(checkout: Checkout) -> None:
+    checkout.add_tool("python3", "#!/bin/sh\necho 3.9.18\n")
+    message = checkout.error()
+    assert "python3 is Python 3.9.18" in message
+    assert "make PYTHON=python3.12" in message
+    assert not (checkout.folder / ".venv").exists()
+
+
+def test_newer_python_beside_an_old_one_is_found(checkout: Checkout) -> None:
+    (checkout.bin / "python3").rename(checkout.bin / "python3.12")
+    checkout.add_tool("python3", "#!/bin/sh\necho 3.9.18\n")
+    checkout.add_tool("python3.12", "#!/bin/sh\ncase $* in *ensurepip*) exit 1;; esac\necho 3.12.1")
+    assert "python3.12 cannot make virtual environments" in checkout.error()
+
+
+def test_no_python_at_all(checkout: Checkout) -> None:
+    (checkout.bin / "python3").unlink()
+    assert "there is no Python on the PATH" in checkout.error()
+
+
+def test_named_python_that_does_not_run(checkout: Checkout) -> None:
+    assert "'python9' does not run as a Python" in checkout.error("PYTHON=python9")
+
+
+def test_python_without_venv(checkout: Checkout) -> None:
+    checkout.add_tool("python3", "#!/bin/sh\ncase $* in *ensurepip*) exit 1;; esac\necho 3.11.2\n")
+    assert "apt install python3-venv" in checkout.error()
+
+
+def test_without_network_then_healed(checkout: Checkout) -> None:
+    message = checkout.error("setup")
+    assert "the package index cannot be reached" in message
+    assert "uv" in (checkout.folder / ".venv" / "setup.log").read_text()
+
+    _provide_fake_uv(checkout)
+    (checkout.folder / "broken").touch()
+    assert "the disk is full" in checkout.error("setup")
+    assert len(checkout.asked()) == 1
+
+    (checkout.folder / "broken").unlink()
+    healed = checkout.make("setup")
+    assert healed.returncode == 0, healed.stderr
+    assert "The environment is complete" in healed.stdout
+    (asked,) = checkout.asked()
+    assert asked.endswith(
+        "--require-hashes --compile-bytecode --reinstall -r requirements/pipeline.txt"
+    )
+
+    again = checkout.make("setup")
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+
+    assert checkout.make("setup-dev").returncode == 0
+    (asked,) = checkout.asked()
+    assert asked.endswith("--compile-bytecode -r requirements/development.txt")
+
+    # The development environment has the pipeline's packages: nothing is installed or removed.
+    for target in ("setup", "setup-dev"):
+        assert checkout.make(target).stdout == ""
+    assert checkout.asked() == []
+
+    with (checkout.folder / "requirements" / "development.txt").open("a") as lock:
+        lock.write("# changed\n")
+    assert checkout.make("setup").returncode == 0
+    (asked,) = checkout.asked()
+    assert asked.endswith("-r requirements/development.txt")
+
+
+def test_help_lists_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE)
+    declared = " ".join(re.findall(r"^\.PHONY: (.*)", makefile, re.MULTILINE)).split()
+    printed = subprocess.run(
+        ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert targets
+    assert sorted(declared) == sorted(targets)
+    for target in targets:
+        assert re.search(rf"^  {target} +\S", printed, re.MULTILINE), target
+
+
+def test_locks_share_versions() -> None:
+    locks = {
+        name: set(
+            re.findall(r"^([\w.-]+==[^\\\n]*)", (ROOT / "requirements" / name).read_text(), re.M)
+        )
+        for name in ("uv.txt", "pipeline.txt", "service.txt", "development.txt")
+    }
+    assert locks["pipeline.txt"] < locks["development.txt"]
+    assert locks["uv.txt"] < locks["development.txt"]
+    names = {line.split("==")[0]: line for line in locks["service.txt"]}
+    assert "tensorflow" not in names
+    for line in locks["pipeline.txt"]:
+        name, _, version = line.partition("==")
+        if ";" not in line and name in names:
+            assert names[name].partition("==")[2].split(" ;")[0].strip() == version.strip(), name
+
+
+def test_committed_files_are_fit_to_publish() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(
+        ["git", "-c", f"safe.directory={ROOT}", "ls-files"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    assert "Makefile" in listed
+    _assert_accepted(listed)
+
+
+def test_unfit_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "requirements").mkdir()
+    (tmp_path / "data").mkdir()
+    home = "/" + "home/someone/signs"
+    unfit = {
+        "requirements/a.txt": ("numpy==2.4.6\n", "no version or no hash: numpy==2.4.6"),
+        "requirements/b.txt": ("numpy>=2 \\\n    --hash=sha256:00\n", "no version or no hash"),
+        "requirements/c.txt": (
+            "--extra-" + "index-url https://packages.example/a\n",
+            "package index's address",
+        ),
+        "pip.conf": ("x = https://packages.example/" + "simple\n", "package index's address"),
+        "notes.md": (f"see {home}\n", "line 1 holds a path of one machine"),
+        "large.csv": ("0" * 1_000_001, "belongs to DVC"),
+        "data/sign.png": ("", "image data belongs to DVC"),
+    }
+    for name, (content, _) in unfit.items():
+        (tmp_path / name).write_text(content)
+    result = _check(list(unfit), tmp_path)
+    assert result.returncode == 1
+    for name, (_, message) in unfit.items():
+        assert re.search(rf"^{re.escape(name)}: .*{re.escape(message)}", result.stdout, re.M), name
+
+
+def _check(names: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, ROOT / ".ci" / "check_files.py", *names],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def _assert_accepted(names: list[str]) -> None:
+    result = _check(names, ROOT)
+    assert result.returncode == 0, result.stdout
