@@ -222,16 +222,15 @@ def _shade(settings: Synthesize, rng: Random, side: int) -> Floats:
 
 
 def _expose(settings: Synthesize, rng: Random, photo: Floats, light: float) -> Image:
-    """Clip what is too bright, then blur and add noise, as lens and sensor do."""
+    """Blur, lose what is too bright and add noise, in the order of lens, sensor and wires."""
     # Relative to the side, else small frames would be wiped out and large ones untouched.
     strength = _uniform(rng, settings.blur) * len(photo)
-    blurred: Floats = photo.clip(0, 255)
     if rng.random() < 0.5:
-        blurred = cv2.GaussianBlur(blurred, (0, 0), max(strength, 0.05))
+        photo = cv2.GaussianBlur(photo, (0, 0), max(strength, 0.05))
     else:
-        blurred = cv2.filter2D(blurred, -1, _streak(rng, strength * 3))
-    noise = rng.standard_normal(blurred.shape, np.float32)
-    noisy = blurred + _uniform(rng, settings.noise) * min(light, 255) * noise
+        photo = cv2.filter2D(photo, -1, _streak(rng, strength * 3))
+    noise = rng.standard_normal(photo.shape, np.float32)
+    noisy: Floats = photo.clip(0, 255) + _uniform(rng, settings.noise) * min(light, 255) * noise
     return noisy.clip(0, 255).astype(np.uint8)
 
 
