@@ -1,0 +1,130 @@
+"""From the bytes of a photo to the array that a network sees.
+
+The only image path: training, evaluation, batch prediction and service all call
+`decode` and `prepare`, so a network never meets an image prepared in another way.
+"""
+
+import os
+
+MAX_PIXELS = 50_000_000
+# OpenCV reads this once, when it is imported; it then refuses by the header, before it decodes.
+os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(MAX_PIXELS)
+# What it prints about damaged files is said better by ImageError.
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import numpy.typing as npt  # noqa: E402
+
+from signs.errors import UserError  # noqa: E402
+from signs.params import ImageSettings  # noqa: E402
+
+MIN_SIDE = 8
+FORMATS = {
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"BM": "BMP",
+    b"RIFF": "WebP",
+    b"P5": "PGM",
+    b"P6": "PPM",
+}
+# A truncated PNG or JPEG is decoded to its end by OpenCV, with grey in place of what is
+# missing; only the closing mark tells. Some cameras append a few bytes after it.
+CLOSING_MARKS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
+TRAILING_BYTES = 1024
+
+Image = npt.NDArray[np.uint8]
+
+
+class ImageError(UserError):
+    """These bytes are no image that can be used; the text says why."""
+
+
+def decode(content: bytes) -> Image:
+    """Decode a photo: BGR, uint8 (H, W, 3), rotated as its EXIF entry says.
+
+    Grey, palette, alpha, 16-bit and CMYK files all become 8-bit colour.
+
+    Raises:
+        ImageError: empty, no image, truncated, too many pixels or too small.
+    """
+    if not content:
+        raise ImageError("the file is empty")
+    kind = next((name for mark, name in FORMATS.items() if content.startswith(mark)), None)
+    if kind is None:
+        allowed = ", ".join(FORMATS.values())
+        raise ImageError(f"not an image of a known format ({allowed})")
+    mark = CLOSING_MARKS.get(kind)
+    if mark and content.rfind(mark) < len(content) - TRAILING_BYTES:
+        raise ImageError(f"the {kind} file is truncated")
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        if "PIXELS" in str(error):
+            raise ImageError(f"more than {MAX_PIXELS // 10**6} million pixels") from error
+        image = None
+    if image is None:
+        raise ImageError(f"the {kind} file is damaged")
+    height, width = image.shape[:2]
+    if min(height, width) < MIN_SIDE:
+        raise ImageError(f"{width}x{height} pixels is too small, {MIN_SIDE} a side is the least")
+    return image  # type: ignore[return-value]
+
+
+def prepare(
+    image: Image,
+    settings: ImageSettings,
+    region: tuple[float, float, float, float] | None = None,
+) -> Image:
+    """Crop, resize and even out the contrast of a decoded photo.
+
+    Args:
+        image: BGR, uint8 (H, W, 3).
+        settings: what the network was, or will be, trained with.
+        region: where the sign is, as (left, top, right, bottom) in shares of width
+            and height, 0 to 1; None if the photo shows just the sign.
+
+    Returns:
+        uint8 (size, size, 3) RGB, or (size, size, 1) grey.
+    """
+    if region is not None:
+        image = _crop(image, region, settings.margin)
+    side = settings.size
+    shrinks = image.shape[0] > side or image.shape[1] > side
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    image = cv2.resize(image, (side, side), interpolation=interpolation)  # type: ignore[assignment]
+    if settings.color == "grey":
+        grey = _even_out(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), settings.contrast)
+        return grey[:, :, None]
+    if settings.contrast != "none":
+        luma = cv2.cvtColor(image, cv2.COLOR_BGR2YCrCb)
+        luma[:, :, 0] = _even_out(luma[:, :, 0], settings.contrast)
+        return cv2.cvtColor(luma, cv2.COLOR_YCrCb2RGB)  # type: ignore[return-value]
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+
+
+def thumbnail(image: Image, side: int = 16) -> Image:
+    """A small grey version of a decoded photo, uint8 (side, side), to compare photos by."""
+    small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)  # type: ignore[return-value]
+
+
+def _crop(image: Image, region: tuple[float, float, float, float], margin: float) -> Image:
+    height, width = image.shape[:2]
+    left, top, right, bottom = region
+    across, down = margin * (right - left), margin * (bottom - top)
+    x1 = max(0, round((left - across) * width))
+    y1 = max(0, round((top - down) * height))
+    x2 = min(width, round((right + across) * width))
+    y2 = min(height, round((bottom + down) * height))
+    if x2 - x1 < 2 or y2 - y1 < 2:
+        raise ImageError(f"the sign's region {region} lies outside of the image")
+    return image[y1:y2, x1:x2]
+
+
+def _even_out(luma: Image, contrast: str) -> Image:
+    if contrast == "equalize":
+        return cv2.equalizeHist(luma)  # type: ignore[return-value]
+    if contrast == "clahe":
+        return cv2.createCLAHE(clipLimit=2.0, tileGridSize=(4, 4)).apply(luma)  # type: ignore[return-value]
+    return luma

@@ -1,0 +1,51 @@
+"""Work on all cores, in order, with bounded memory."""
+
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import Any, TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def ordered_map(
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    initializer: Callable[..., None] | None = None,
+    initargs: tuple[Any, ...] = (),
+    workers: int | None = None,
+) -> Iterator[Result]:
+    """Yield function(task) for each task, in their order, from a pool of processes.
+
+    Few results wait at any time, however slow the consumer is. On an error or Ctrl-C
+    the pool ends with the tasks that are running; no worker is left behind.
+    """
+    workers = workers or cores()
+    waiting: deque[Future[Result]] = deque()
+    with ProcessPoolExecutor(
+        workers, initializer=_start_worker, initargs=(initializer, initargs)
+    ) as pool:
+        try:
+            for task in tasks:
+                waiting.append(pool.submit(function, task))
+                if len(waiting) > 3 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker(initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
+    # Ctrl-C reaches the whole process group; the parent alone decides what to do with it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if initializer:
+        initializer(*initargs)
