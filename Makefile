@@ -50,9 +50,11 @@ test: setup-dev  ## Run the tests
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: setup-dev  ## Check style and types
-	@$(BIN)/ruff check
-	@$(BIN)/ruff format --check
-	@$(BIN)/mypy
+	@status=0; \
+	$(BIN)/ruff check || status=1; \
+	$(BIN)/ruff format --check || status=1; \
+	$(BIN)/mypy || status=1; \
+	exit $$status
 
 format: setup-dev  ## Put the code into the project's style
 	@$(BIN)/ruff check --fix

@@ -104,6 +104,9 @@ install() {
 }
 
 command -v git >/dev/null || fail "git is not installed, but DVC versions data with it: install git and run make again."
+if [ "$wanted" = pipeline ] && ! git rev-parse --git-dir >/dev/null 2>&1; then
+    fail "git refuses this folder ($(git rev-parse --git-dir 2>&1 | head -n 1)), but DVC needs a git clone that belongs to the user who runs make."
+fi
 
 # A PYTHON named on purpose replaces an environment of another version.
 has=$(version "$python")

@@ -19,8 +19,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # fmt: off
 TOOLS = [
-    "awk", "cat", "cmp", "cp", "cut", "date", "dirname", "env", "find", "git", "grep", "make",
-    "mkdir", "mv", "realpath", "rm", "sed", "sh", "tail", "tee", "touch",
+    "awk", "cat", "cmp", "cp", "cut", "date", "dirname", "env", "find", "git", "grep", "head",
+    "make", "mkdir", "mv", "realpath", "rm", "sed", "sh", "tail", "tee", "touch",
 ]
 # fmt: on
 FAKE_UV = """#!/bin/sh
@@ -47,6 +47,7 @@ class Checkout:
         shutil.copy(ROOT / "Makefile", self.folder)
         for file in ("setup.sh", "uv.txt", "pipeline.txt", "development.txt"):
             shutil.copy(ROOT / "requirements" / file, self.folder / "requirements")
+        subprocess.run(["git", "init", "--quiet", self.folder], check=True)
         self.environment = {
             "PATH": str(self.bin),
             "HOME": str(folder),
@@ -129,6 +130,13 @@ def _provide_fake_uv(checkout: Checkout) -> None:
 def test_without_git(checkout: Checkout) -> None:
     (checkout.bin / "git").unlink()
     assert "git is not installed" in checkout.error()
+
+
+def test_outside_a_git_repository(checkout: Checkout) -> None:
+    shutil.rmtree(checkout.folder / ".git")
+    message = checkout.error()
+    assert "git refuses this folder (fatal: not a git repository" in message
+    assert "DVC needs a git clone" in message
 
 
 def test_old_python_is_named_with_its_version(checkout: Checkout) -> None:
@@ -245,15 +253,12 @@ def test_committed_files_are_fit_to_publish() -> None:
 def test_unfit_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "requirements").mkdir()
     (tmp_path / "data").mkdir()
-    home = "/" + "home/someone/signs"
+    home, index = "/" + "home/someone/signs", "https" + "://packages.example"
     unfit = {
         "requirements/a.txt": ("numpy==2.4.6\n", "no version or no hash: numpy==2.4.6"),
         "requirements/b.txt": ("numpy>=2 \\\n    --hash=sha256:00\n", "no version or no hash"),
-        "requirements/c.txt": (
-            "--extra-" + "index-url https://packages.example/a\n",
-            "package index's address",
-        ),
-        "pip.conf": ("x = https://packages.example/" + "simple\n", "package index's address"),
+        "requirements/c.txt": (f"--extra-index-url {index}/a\n", "package index's address"),
+        "pip.conf": (f"x = {index}/simple\n", "package index's address"),
         "notes.md": (f"see {home}\n", "line 1 holds a path of one machine"),
         "large.csv": ("0" * 1_000_001, "belongs to DVC"),
         "data/sign.png": ("", "image data belongs to DVC"),
