@@ -355,7 +355,7 @@ def _text(value: object) -> str:
 
 
 def _percent(share: Any) -> str:
-    return ABSENT if pd.isna(share) else f"{100 * float(share):.2f} %"
+    return ABSENT if pd.isna(share) else f"{100 * float(share):.2f}\N{NO-BREAK SPACE}%"
 
 
 def _count(number: Any) -> str:
