@@ -239,7 +239,7 @@ def draw_curves(curves: pd.DataFrame, path: Path) -> None:
         for axes in panels:
             axes.axvline(epoch[best], color=BLUE, linewidth=0.8, linestyle=(0, (2, 3)))
             axes.set_xlim(epoch[0] - 0.5, epoch[-1] + 0.5)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.set_xlabel("epoch")
             axes.grid(axis="y")
         _save(figure, path)
