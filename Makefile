@@ -29,7 +29,7 @@ pipeline: setup  ## Run the whole pipeline and print its metrics (the default)
 	@echo
 	@$(BIN)/dvc metrics show
 	@echo
-	@echo "Pictures and tables: metrics/evaluate/report.html"
+	@echo "Pictures and tables: report.html"
 
 data: setup  ## Fetch the real photos from their public sources
 	@$(BIN)/python -m signs.download $(ARGS)

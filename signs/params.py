@@ -157,6 +157,7 @@ class Train(Block):
 
     network: Literal["compact", "classic"]
     seed: Seed
+    precision: Annotated[float, Field(gt=0, lt=1)]
     compact: Recipe
     classic: Recipe
 
@@ -171,7 +172,6 @@ class Evaluate(Block):
     """Settings of the evaluate stage."""
 
     batch_size: Count
-    precision: Annotated[float, Field(gt=0, lt=1)]
     agreement: Positive
     gallery: Count
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -18,7 +17,7 @@ GAP = 4
 def contact_sheet(
     rows: Sequence[tuple[str, Sequence[Image]]], path: Path, title: str, tile: int = 56
 ) -> None:
-    """Save a PNG with one captioned row of photos after another.
+    """Save a picture (.jpg or .png) with one captioned row of photos after another.
 
     Args:
         rows: (caption, RGB or grey photos, uint8, of any size); a long row is cut.
@@ -49,6 +48,8 @@ def contact_sheet(
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Save a figure as PNG; the same figure always gives the same bytes."""
-    with matplotlib.rc_context({"svg.hashsalt": "signs"}):
+    """Save a figure as JPEG or PNG; the same figure always gives the same bytes."""
+    if path.suffix == ".jpg":
+        figure.savefig(path, dpi=DPI, pil_kwargs={"quality": 85})
+    else:
         figure.savefig(path, dpi=DPI, metadata={"Software": None})

@@ -293,7 +293,7 @@ def _draw_groups(samples: pd.DataFrame, dataset: datasets.Dataset) -> None:
         photos = [images.decode(reader.read(file))[:, :, ::-1] for file in members["file"][:18]]
         rows.append((caption, photos))
     title = f"{dataset.folder.name}: the largest groups of images that show the same thing"
-    pictures.contact_sheet(rows, METRICS / "duplicates.png", title if rows else "no duplicates")
+    pictures.contact_sheet(rows, METRICS / "duplicates.jpg", title if rows else "no duplicates")
 
 
 def _refuse_bad_data(

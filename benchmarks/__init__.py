@@ -1,0 +1,1 @@
+"""Measurements behind the numbers that README.md and docs/ state."""

@@ -1,0 +1,146 @@
+"""Run the experiments of results.yaml and write docs/results.md.
+
+    make results                    all of them, some hours on two cores
+    make results ARGS=--table       only the table, from the experiments that exist
+
+Each run is a DVC experiment of its own (`dvc exp show -A` lists them). One that exists is not
+run again, so an interrupted `make results` goes on where it was; `dvc exp remove NAME` makes
+room for a new one.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from signs.errors import UserError, run_stage
+from signs.parallel import cores
+
+EXPERIMENTS = Path(__file__).with_suffix(".yaml")
+TARGET = Path("docs/results.md")
+HEADER = """# Results on real photos
+
+Made by `make results` from `benchmarks/results.yaml`; each row's experiments are kept as DVC
+experiments. Accuracies are of the test photos, in percent, as mean ± standard deviation over
+the seeds; a seed determines split and training. *Twins* is the share of test photos with a
+pixel-identical twin in training. *Images/s* is the training's rate, augmentation included, and
+*minutes* its time with the validation after each epoch.
+
+| photos, network, split | test photos | twins | accuracy | balanced | macro-F1 | top-3 | ECE | \
+seeds | parameters | minutes | images/s |
+|---|---|---|---|---|---|---|---|---|---|---|---|
+"""
+
+
+def results() -> None:
+    """Run what is missing, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--table", action="store_true", help="run nothing")
+    only_table = parser.parse_args().table
+    experiments: dict[str, Any] = yaml.safe_load(EXPERIMENTS.read_text(encoding="utf-8"))
+    rows, commits = [], set()
+    for title, experiment in experiments.items():
+        runs = []
+        for seed in experiment["seeds"]:
+            name = re.sub(r"[^a-z0-9]+", "-", f"{title} {seed}".lower())
+            if _reference(name) is None and not only_table:
+                _run(name, {**experiment["set"], **_seeds(seed)})
+            reference = _reference(name)
+            if reference is not None:
+                runs.append(_read(reference))
+                commits.add(_git("rev-parse", "--short", f"{reference}^").strip())
+        rows.append(_row(title, runs))
+        TARGET.parent.mkdir(exist_ok=True)
+        TARGET.write_text(HEADER + "\n".join(rows) + "\n" + _footer(commits), encoding="utf-8")
+    print(TARGET.read_text(encoding="utf-8"))
+
+
+def _seeds(seed: int) -> dict[str, int]:
+    return {"preprocess.split.seed": seed, "train.seed": seed}
+
+
+def _run(name: str, changes: dict[str, Any]) -> None:
+    settings = [part for key, value in changes.items() for part in ("-S", f"{key}={value}")]
+    # A copy of the tree: the working tree, and its models, stay as they are.
+    command = ["dvc", "exp", "run", "--temp", "--name", name, *settings, "evaluate"]
+    print("\n" + " ".join(command), flush=True)
+    if subprocess.run(command, check=False).returncode:
+        raise UserError(f"The experiment {name} failed; see above. `make results` goes on there.")
+
+
+def _reference(name: str) -> str | None:
+    """The git reference of an experiment, whatever commit it started from."""
+    found = _git("for-each-ref", "--format=%(refname)", "refs/exps").split()
+    return next((ref for ref in found if ref.rpartition("/")[2] == name), None)
+
+
+def _read(reference: str) -> dict[str, Any]:
+    def load(path: str) -> Any:
+        return json.loads(_git("show", f"{reference}:metrics/{path}"))
+
+    return {
+        **load("evaluate/metrics.json")["test"],
+        **load("timing.json"),
+        "parameters": load("train/metrics.json")["parameters"],
+        "twins": load("preprocess/audit.json")["leaks"]["test_percent"],
+    }
+
+
+def _row(title: str, runs: list[dict[str, Any]]) -> str:
+    if not runs:
+        return f"| {title} | not run yet |" + " |" * 10
+
+    def spread(key: str, scale: float = 100, digits: int = 2) -> str:
+        values = [scale * run[key] for run in runs]
+        mean = f"{statistics.mean(values):.{digits}f}"
+        return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+
+    cells = [
+        title,
+        spread("images", 1, 0).split(" ")[0],
+        spread("twins", 1, 1).split(" ")[0] + " %",
+        f"**{spread('accuracy')}**",
+        spread("balanced_accuracy"),
+        spread("macro_f1"),
+        spread("top3_accuracy"),
+        spread("ece", 1, 4),
+        str(len(runs)),
+        f"{runs[0]['parameters']:,}",
+        f"{statistics.median(run['minutes'] for run in runs):.1f}",
+        f"{statistics.median(run['images_per_second'] for run in runs):.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _footer(commits: set[str]) -> str:
+    packages = ", ".join(f"{name} {version(name)}" for name in ("tensorflow", "keras", "numpy"))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return (
+        f"\nMachine: {_processor()}, {cores()} cores, {memory:.0f} GB of memory, no GPU; Python "
+        f"{platform.python_version()}, {packages}. Commits: {', '.join(sorted(commits))}.\n"
+    )
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+if __name__ == "__main__":
+    run_stage(results)

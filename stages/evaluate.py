@@ -1,0 +1,285 @@
+"""The exported classifier against photos that it has never seen.
+
+Run by `dvc repro evaluate`, or alone: python -m stages.evaluate
+Starts from the bytes of the photos and goes the way that the service goes.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from tqdm import tqdm
+
+from signs import (
+    calibration,
+    classifier,
+    datasets,
+    diagrams,
+    images,
+    params,
+    prepared,
+    report,
+    splits,
+)
+from signs.errors import UserError, run_stage
+
+METRICS = Path("metrics/evaluate")
+PREDICTIONS = Path("data/predictions.csv")
+REPORT = Path("report.html")
+KERAS_MODEL = Path("models/model.keras")
+
+REGION = ["left", "top", "right", "bottom"]
+# Enough to meet a disagreement; Keras needs seconds for them where ONNX Runtime needs one.
+AGREEMENT_IMAGES = 1000
+
+
+def evaluate() -> None:
+    """Predict validation and test photos, write metrics, tables, pictures and the report."""
+    settings = params.load()
+    data = prepared.load()
+    model = classifier.Classifier()
+    if model.about.provenance["data"] != data.digest:
+        raise UserError(
+            f"{classifier.FOLDER} was trained on other data than {prepared.FOLDER} holds. "
+            "Run `dvc repro train`."
+        )
+    METRICS.mkdir(parents=True, exist_ok=True)
+    samples = data.samples[data.samples["split"].isin([splits.VALIDATION, splits.TEST])]
+    logits = _predict(model, samples, data, settings.evaluate.batch_size)
+    agreement = _compare_with_keras(model, samples, data, settings.evaluate)
+    predictions = _table(model, samples, logits)
+    predictions.to_csv(PREDICTIONS, index=False, float_format="%.6f")
+
+    on = {name: (samples["split"] == name).to_numpy() for name in (splits.VALIDATION, splits.TEST)}
+    metrics = {
+        name: _measure(samples["label"].to_numpy()[rows], logits[rows], model.about)
+        for name, rows in on.items()
+    }
+    metrics |= {
+        "temperature": model.about.temperature,
+        "threshold": model.about.threshold,
+        **agreement,
+    }
+    _write_json(METRICS / "metrics.json", metrics)
+    test = predictions[on[splits.TEST]]
+    classes = _class_table(test, data)
+    classes.to_csv(METRICS / "classes.csv", index=False, float_format="%.4f")
+    _confusions(test, data).to_csv(METRICS / "confusions.csv", index=False, float_format="%.4f")
+    _draw(test, logits[on[splits.TEST]], classes, metrics[splits.TEST], model, settings)
+    report.write_page(
+        Path("metrics"),
+        {**settings.model_dump(), "provenance": model.about.provenance},
+        data.labels,
+        REPORT,
+    )
+    print(_summary(metrics[splits.TEST]))
+
+
+def _predict(
+    model: classifier.Classifier, samples: pd.DataFrame, data: prepared.Prepared, batch_size: int
+) -> npt.NDArray[np.float32]:
+    """Logits (N, classes) from the photos themselves, as the service computes them.
+
+    Raises:
+        UserError: a photo, prepared for the classifier, is not what training saw of it.
+    """
+    reader = datasets.Reader(datasets.DATA / data.dataset)
+    parts = []
+    with tqdm(total=len(samples), unit=" images", desc="evaluate", mininterval=0.5) as progress:
+        for start in range(0, len(samples), batch_size):
+            batch = samples.iloc[start : start + batch_size]
+            photos = [images.decode(reader.read(file)) for file in batch["file"]]
+            regions = [
+                None if np.isnan(region[0]) else (region[0], region[1], region[2], region[3])
+                for region in batch[REGION].to_numpy(dtype=float)
+            ]
+            inputs = model.prepare(photos, regions)
+            if not np.array_equal(inputs, data.images[batch.index]):
+                raise UserError(
+                    f"{data.dataset}: photos are prepared otherwise than for training. "
+                    "Run `dvc repro -f preprocess` and then `dvc repro`."
+                )
+            parts.append(model.logits(inputs))
+            progress.update(len(batch))
+    return np.concatenate(parts)
+
+
+def _compare_with_keras(
+    model: classifier.Classifier,
+    samples: pd.DataFrame,
+    data: prepared.Prepared,
+    settings: params.Evaluate,
+) -> dict[str, float]:
+    """Largest difference of a probability between the ONNX and the Keras model.
+
+    Raises:
+        UserError: it exceeds `agreement`, so what is deployed is not what was trained.
+    """
+    rows = samples.index.to_numpy()
+    if len(rows) > AGREEMENT_IMAGES:
+        rows = np.sort(np.random.default_rng(0).choice(rows, AGREEMENT_IMAGES, replace=False))
+    inputs = data.images[rows]
+    original = keras.models.load_model(KERAS_MODEL).predict(inputs, batch_size=256, verbose=0)
+    exported = np.concatenate([model.logits(inputs[i : i + 256]) for i in range(0, len(rows), 256)])
+    difference = np.abs(
+        classifier.probabilities(original) - classifier.probabilities(exported)
+    ).max()
+    if not difference <= settings.agreement:
+        raise UserError(
+            f"ONNX and Keras differ by {difference:.2g} in a probability; "
+            f"evaluate.agreement allows {settings.agreement:g}."
+        )
+    same = (original.argmax(axis=1) == exported.argmax(axis=1)).mean()
+    # Rounded up to a power of ten: the last digits change with the processor.
+    return {
+        "onnx_agreement": float(f"{10 ** np.ceil(np.log10(max(difference, 1e-12))):.0e}"),
+        "onnx_same_answers": float(same),
+    }
+
+
+def _table(
+    model: classifier.Classifier, samples: pd.DataFrame, logits: npt.NDArray[np.float32]
+) -> pd.DataFrame:
+    """One row a photo: what it shows, what the classifier says, how sure it is."""
+    probabilities = classifier.probabilities(logits, model.about.temperature)
+    answer = probabilities.argmax(axis=1)
+    table = samples[["file", "split", "group", "class_id", "label"]].copy()
+    table["prediction"] = np.array(model.about.class_ids)[answer]
+    table["predicted_label"] = answer
+    table["confidence"] = probabilities.max(axis=1)
+    table["known"] = table["confidence"] >= model.about.threshold
+    table["correct"] = table["label"] == table["predicted_label"]
+    return table
+
+
+def _measure(
+    labels: npt.NDArray[np.int64], logits: npt.NDArray[np.float32], about: classifier.About
+) -> dict[str, float]:
+    """All figures of one split; averages over classes count the classes that occur in it."""
+    probabilities = classifier.probabilities(logits, about.temperature)
+    answer = probabilities.argmax(axis=1)
+    correct = answer == labels
+    confidence = probabilities.max(axis=1)
+    known = confidence >= about.threshold
+    low, high = calibration.wilson_interval(int(correct.sum()), len(labels))
+    present = np.unique(labels)
+    recalls = [correct[labels == c].mean() for c in present]
+    f1 = [
+        2 * (correct & (labels == c)).sum() / ((labels == c).sum() + (answer == c).sum())
+        for c in present
+    ]
+    top3 = (np.argsort(-logits, axis=1)[:, :3] == labels[:, None]).any(axis=1)
+    uncalibrated = classifier.probabilities(logits).max(axis=1)
+    figures = {
+        "accuracy": correct.mean(),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "balanced_accuracy": np.mean(recalls),
+        "macro_f1": np.mean(f1),
+        "top3_accuracy": top3.mean(),
+        "log_loss": calibration.log_loss(logits, labels, about.temperature),
+        "ece": calibration.expected_calibration_error(confidence, correct),
+        "ece_uncalibrated": calibration.expected_calibration_error(uncalibrated, correct),
+        "known": known.mean(),
+        "known_precision": correct[known].mean() if known.any() else 0.0,
+    }
+    return {
+        "images": len(labels),
+        "classes": len(present),
+        **{name: round(float(value), 5) for name, value in figures.items()},
+    }
+
+
+def _class_table(test: pd.DataFrame, data: prepared.Prepared) -> pd.DataFrame:
+    """Recall with its 95 % interval, precision and F1 of each class on the test photos."""
+    rows: list[dict[str, Any]] = []
+    for label, (class_id, name) in enumerate(
+        zip(data.labels["ClassId"], data.labels["Name"], strict=True)
+    ):
+        shown, answered = test["label"] == label, test["predicted_label"] == label
+        count, hits = int(shown.sum()), int((shown & answered).sum())
+        low, high = calibration.wilson_interval(hits, count)
+        row: dict[str, Any] = {"class_id": class_id, "name": name, "test": count, "correct": hits}
+        if count:
+            row |= {"recall": hits / count, "recall_low": low, "recall_high": high}
+            row["precision"] = hits / answered.sum() if answered.any() else 0.0
+            row["f1"] = 2 * hits / (count + int(answered.sum()))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _confusions(test: pd.DataFrame, data: prepared.Prepared) -> pd.DataFrame:
+    """Pairs of true and answered class, most frequent first."""
+    names = dict(zip(data.labels["ClassId"], data.labels["Name"], strict=True))
+    wrong = test[~test["correct"]]
+    pairs = wrong.groupby(["class_id", "prediction"]).size().rename("count").reset_index()
+    pairs = pairs.sort_values(["count", "class_id", "prediction"], ascending=[False, True, True])
+    totals = test["class_id"].value_counts()
+    return pd.DataFrame(
+        {
+            "true_id": pairs["class_id"],
+            "true_name": pairs["class_id"].map(names),
+            "predicted_id": pairs["prediction"],
+            "predicted_name": pairs["prediction"].map(names),
+            "count": pairs["count"],
+            "share": pairs["count"] / pairs["class_id"].map(totals),
+        }
+    )
+
+
+def _draw(
+    test: pd.DataFrame,
+    logits: npt.NDArray[np.float32],
+    classes: pd.DataFrame,
+    metrics: dict[str, float],
+    model: classifier.Classifier,
+    settings: params.Params,
+) -> None:
+    names = model.about.names
+    true, predicted = test["label"].to_numpy(), test["predicted_label"].to_numpy()
+    diagrams.draw_confusion(true, predicted, names, METRICS / "confusion.png")
+    diagrams.draw_recall(classes, METRICS / "recall.png")
+    correct = test["correct"].to_numpy()
+    diagrams.draw_reliability(
+        {
+            "before": classifier.probabilities(logits).max(axis=1),
+            "after": test["confidence"].to_numpy(),
+        },
+        {"before": correct, "after": correct},
+        {"before": metrics["ece_uncalibrated"], "after": metrics["ece"]},
+        METRICS / "reliability.png",
+    )
+    reader = datasets.Reader(datasets.DATA / settings.dataset)
+    wrong = test[~test["correct"]].sort_values("confidence", ascending=False, kind="stable")
+    mistakes = [
+        (
+            images.decode(reader.read(row.file))[:, :, ::-1],
+            names[row.label],
+            names[row.predicted_label],
+            row.confidence,
+            row.file,
+        )
+        for row in wrong.head(settings.evaluate.gallery).itertuples()
+    ]
+    diagrams.draw_mistakes(mistakes, METRICS / "mistakes.jpg")
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _summary(test: dict[str, float]) -> str:
+    return (
+        f"Test: {test['images']:.0f} photos, accuracy {test['accuracy']:.2%} "
+        f"(95 % interval {test['accuracy_low']:.2%} to {test['accuracy_high']:.2%}), "
+        f"balanced {test['balanced_accuracy']:.2%} over {test['classes']:.0f} classes, "
+        f"ECE {test['ece']:.4f}.\nReport: {REPORT}"
+    )
+
+
+if __name__ == "__main__":
+    run_stage(evaluate)

@@ -1,0 +1,338 @@
+"""Arrays → a trained network, exported as the classifier that is deployed.
+
+Run by `dvc repro train`, or alone: python -m stages.train
+A killed run goes on from its last finished epoch the next time.
+"""
+
+import json
+import math
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import tensorflow as tf
+from dvclive import Live
+from tqdm import tqdm
+
+from signs import (
+    augment,
+    calibration,
+    classifier,
+    diagrams,
+    export,
+    networks,
+    params,
+    prepared,
+    resume,
+)
+from signs.errors import UserError, run_stage
+
+METRICS = Path("metrics/train")
+KERAS_MODEL = Path("models/model.keras")
+CODE = [Path(module.__file__) for module in (augment, networks)] + [Path(__file__)]
+
+TIMING = Path("metrics/timing.json")
+STATE_MODEL, BEST_WEIGHTS, PROGRESS = "model.keras", "best.weights.h5", "progress.json"
+
+PREDICTION_BATCH = 256
+
+
+@dataclass
+class Progress:
+    """What a training remembers from epoch to epoch."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+    best_loss: float = math.inf
+    seconds: float = 0.0
+    fit_seconds: float = 0.0
+
+
+def train() -> None:
+    """Train the chosen network on the prepared images and export the best epoch."""
+    settings = params.load()
+    data = prepared.load()
+    keras.utils.set_random_seed(settings.train.seed)
+    tf.config.experimental.enable_op_determinism()
+    network = settings.train.network
+    state = resume.folder(
+        network,
+        settings.train.seed,
+        settings.train.recipe.model_dump(),
+        data.digest,
+        code=CODE,
+    )
+    model, progress = _restore(state)
+    if model is None:
+        shutil.rmtree(METRICS, ignore_errors=True)
+        model = build(network, data, settings.train.recipe)
+    _fit(model, progress, data, settings.train, state)
+    _export(model, data, settings)
+    _write_timing(progress, settings.train.recipe)
+    shutil.rmtree(state)
+
+
+def build(network: str, data: prepared.Prepared, recipe: params.Recipe) -> keras.Model:
+    """The untrained network, compiled with the recipe's optimizer, schedule and loss."""
+    size, channels = data.images.shape[1], data.images.shape[3]
+    model = networks.NETWORKS[network](size, channels, len(data.labels))
+    steps = recipe.epochs * recipe.steps_per_epoch
+    warmup = int(recipe.warmup * steps)
+    rate: Any = recipe.learning_rate
+    if recipe.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0 if warmup else rate, steps - warmup, warmup_target=rate, warmup_steps=warmup
+        )
+    model.compile(
+        optimizer=keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay),
+        loss=keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=recipe.label_smoothing
+        ),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+class EpochDrawer:
+    """Draws what each epoch trains on: a function of seed and epoch alone.
+
+    So an epoch after a resumed training sees the same images in the same order.
+    """
+
+    def __init__(self, data: prepared.Prepared, recipe: params.Recipe, seed: int) -> None:
+        self._images, self._recipe, self._seed = data.images, recipe, seed
+        self._rows = data.rows("train")
+        self._labels = data.samples["label"].to_numpy()[self._rows]
+        self._one_hot = np.eye(len(data.labels), dtype=np.float32)
+
+    def draw(self, epoch: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+        """Augmented images, uint8 (n, size, size, channels), and one-hot labels (n, classes)."""
+        rng = np.random.default_rng([self._seed, epoch])
+        chosen = augment.draw_epoch(self._labels, self._recipe, rng)
+        images = augment.augment(self._images[self._rows[chosen]], self._recipe.augment, rng)
+        return images, self._one_hot[self._labels[chosen]]
+
+
+class ProgressLine(keras.callbacks.Callback):
+    """One bar over all steps of the training, with the time that is left."""
+
+    def __init__(self, epochs: int, steps: int, done: int) -> None:
+        super().__init__()
+        self._bar = tqdm(
+            total=epochs * steps, initial=done * steps, unit="step", desc="train", mininterval=0.5
+        )
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Move the bar on by one step."""
+        self._bar.update()
+
+    def tell(self, text: str) -> None:
+        """Write a line above the bar."""
+        left = self._bar.format_dict
+        rate = left["rate"] or (left["n"] - left["initial"]) / max(left["elapsed"], 1e-9)
+        seconds = (left["total"] - left["n"]) / rate if rate else 0.0
+        self._bar.write(f"{text}  {tqdm.format_interval(seconds)} left")
+
+    def close(self) -> None:
+        """End the bar's line."""
+        self._bar.close()
+
+
+def _fit(
+    model: keras.Model,
+    progress: Progress,
+    data: prepared.Prepared,
+    settings: params.Train,
+    state: Path,
+) -> None:
+    """Train epoch by epoch; leaves the best epoch's weights in the model."""
+    recipe = settings.recipe
+    if progress.epoch:
+        print(f"An unfinished training goes on after epoch {progress.epoch} of {recipe.epochs}.")
+    drawer = EpochDrawer(data, recipe, settings.seed)
+    validation = _validation_rows(data, recipe)
+    labels = data.samples["label"].to_numpy()[validation]
+    line = ProgressLine(recipe.epochs, recipe.steps_per_epoch, progress.epoch)
+    with Live(
+        dir=str(METRICS), resume=progress.epoch > 0, dvcyaml=None, report=None, save_dvc_exp=False
+    ) as live:
+        live.log_params({"network": settings.network, **recipe.model_dump(exclude={"augment"})})
+        for epoch in range(progress.epoch, recipe.epochs):
+            started = time.monotonic()
+            _reseed_dropout(model, settings.seed, epoch)
+            images, targets = drawer.draw(epoch)
+            history = model.fit(
+                images,
+                targets,
+                batch_size=recipe.batch_size,
+                initial_epoch=epoch,
+                epochs=epoch + 1,
+                shuffle=False,
+                verbose=0,
+                callbacks=[line, keras.callbacks.TerminateOnNaN()],
+            ).history
+            progress.fit_seconds += time.monotonic() - started
+            loss, accuracy = float(history["loss"][-1]), float(history["accuracy"][-1])
+            if not math.isfinite(loss):
+                line.close()
+                raise UserError(
+                    f"The loss is not a number any more in epoch {epoch + 1}: the training "
+                    f"diverged. Lower train.{settings.network}.learning_rate."
+                )
+            logits = predict(model, data.images[validation])
+            validation_accuracy = float((logits.argmax(axis=1) == labels).mean())
+            validation_loss = calibration.log_loss(logits, labels)
+            better = (-validation_accuracy, validation_loss) < (
+                -progress.best_accuracy,
+                progress.best_loss,
+            )
+            progress.epoch = epoch + 1
+            progress.seconds += time.monotonic() - started
+            if better:
+                progress.best_epoch = epoch + 1
+                progress.best_accuracy, progress.best_loss = validation_accuracy, validation_loss
+            live.step = epoch + 1
+            live.log_metric("train/loss", loss)
+            live.log_metric("train/accuracy", accuracy)
+            live.log_metric("validation/loss", validation_loss)
+            live.log_metric("validation/accuracy", validation_accuracy)
+            live.log_metric("learning_rate", float(model.optimizer.learning_rate))
+            live.make_summary()
+            _store(model, progress, better, state)
+            line.tell(
+                f"epoch {epoch + 1:3}/{recipe.epochs}  loss {loss:.4f}  accuracy {accuracy:.4f}  "
+                f"validation: loss {validation_loss:.4f}  accuracy {validation_accuracy:.4f}"
+                f"{' *' if better else '  '}"
+            )
+        live.summary["parameters"] = model.count_params()
+        live.summary["best"] = {
+            "epoch": progress.best_epoch,
+            "validation_accuracy": progress.best_accuracy,
+            "validation_loss": progress.best_loss,
+        }
+        live.make_summary()
+    line.close()
+    _, newest = resume.latest(state) or (0, state)
+    model.load_weights(newest / BEST_WEIGHTS)
+
+
+def predict(model: keras.Model, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Logits, float32 (N, classes), of prepared images, uint8 (N, size, size, channels)."""
+    logits: npt.NDArray[np.float32] = model.predict(images, batch_size=PREDICTION_BATCH, verbose=0)
+    return logits
+
+
+def _validation_rows(data: prepared.Prepared, recipe: params.Recipe) -> npt.NDArray[np.int64]:
+    """The validation images that are looked at after each epoch: the same ones each time."""
+    rows = data.rows("validation")
+    if len(rows) <= recipe.validation_images:
+        return rows
+    rng = np.random.default_rng(0)
+    return np.sort(rng.choice(rows, recipe.validation_images, replace=False))
+
+
+def _reseed_dropout(model: keras.Model, seed: int, epoch: int) -> None:
+    """Make dropout a function of seed and epoch, whether the training was interrupted or not."""
+    for number, layer in enumerate(model.layers):
+        if isinstance(layer, keras.layers.Dropout):
+            layer.seed_generator.state.assign([seed + 1000 * number, epoch])
+
+
+def _store(model: keras.Model, progress: Progress, better: bool, state: Path) -> None:
+    """Keep all that the next epoch needs: model with optimizer, best weights, metrics."""
+    before = resume.latest(state)
+
+    def write(folder: Path) -> None:
+        model.save(folder / STATE_MODEL)
+        if better or before is None:
+            model.save_weights(folder / BEST_WEIGHTS)
+        else:
+            shutil.copy2(before[1] / BEST_WEIGHTS, folder / BEST_WEIGHTS)
+        shutil.copytree(METRICS, folder / "metrics")
+        (folder / PROGRESS).write_text(json.dumps(asdict(progress)), encoding="utf-8")
+
+    resume.save(state, progress.epoch, write)
+
+
+def _restore(state: Path) -> tuple[keras.Model | None, Progress]:
+    """Model and progress of an unfinished training; brings its metrics back, too."""
+    found = resume.latest(state)
+    if found is None:
+        return None, Progress()
+    _, folder = found
+    shutil.rmtree(METRICS, ignore_errors=True)
+    shutil.copytree(folder / "metrics", METRICS)
+    progress = Progress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
+    return keras.models.load_model(folder / STATE_MODEL), progress
+
+
+def _export(model: keras.Model, data: prepared.Prepared, settings: params.Params) -> None:
+    """Write the Keras model, and the classifier with temperature and threshold."""
+    rows = data.rows("validation")
+    labels = data.samples["label"].to_numpy()[rows]
+    logits = predict(model, data.images[rows])
+    temperature = calibration.fit_temperature(logits, labels)
+    probabilities = classifier.probabilities(logits, temperature)
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    threshold = calibration.choose_threshold(confidence, correct, settings.train.precision)
+    export.save_keras(model, KERAS_MODEL)
+    classifier.write(
+        classifier.FOLDER,
+        model=export.to_onnx(model),
+        class_ids=data.labels["ClassId"].tolist(),
+        names=data.labels["Name"].tolist(),
+        settings=data.settings,
+        temperature=temperature,
+        threshold=threshold,
+        provenance={
+            "commit": export.code_commit(),
+            "dataset": data.dataset,
+            "data": data.digest,
+            "params": {
+                "split": settings.preprocess.split.model_dump(),
+                "network": settings.train.network,
+                "seed": settings.train.seed,
+                "recipe": settings.train.recipe.model_dump(),
+            },
+            "validation": {
+                "images": len(rows),
+                "accuracy": float(correct.mean()),
+                "log_loss": calibration.log_loss(logits, labels, temperature),
+            },
+        },
+    )
+    curves = pd.DataFrame(
+        {
+            name: pd.read_csv(METRICS / "plots/metrics" / path, sep="\t").iloc[:, -1]
+            for name, path in {
+                "train_loss": "train/loss.tsv",
+                "train_accuracy": "train/accuracy.tsv",
+                "validation_loss": "validation/loss.tsv",
+                "validation_accuracy": "validation/accuracy.tsv",
+                "learning_rate": "learning_rate.tsv",
+            }.items()
+        }
+    )
+    curves.insert(0, "epoch", range(1, len(curves) + 1))
+    diagrams.draw_curves(curves, METRICS / "curves.png")
+
+
+def _write_timing(progress: Progress, recipe: params.Recipe) -> None:
+    """How long it took, in a file of its own: all other outputs are the same after each run."""
+    images = recipe.epochs * recipe.steps_per_epoch * recipe.batch_size
+    timing = {
+        "minutes": round(progress.seconds / 60, 2),
+        "images_per_second": round(images / progress.fit_seconds, 1),
+    }
+    TIMING.write_text(json.dumps(timing, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_stage(train)
