@@ -55,10 +55,10 @@ def augment(images: Images, settings: Augment, rng: np.random.Generator) -> Imag
     """
     count, size = images.shape[:2]
     matrices = _affine_matrices(count, size, settings, rng)
-    gain = rng.uniform(1 - settings.contrast, 1 + settings.contrast, count)
-    offset = 255 * rng.uniform(-settings.brightness, settings.brightness, count)
-    blurred = rng.random(count) < settings.blur
-    erased = rng.random(count) < settings.erase
+    gain, offset = rng.uniform(-1, 1, (2, count))
+    gain = 1 + settings.contrast * gain
+    offset = 255 * settings.brightness * offset
+    blurred, erased = rng.random((2, count))
     corners = rng.uniform(0, 0.8, (count, 2)) * size
     extents = rng.uniform(0.1, 0.35, (count, 2)) * size
     colors = rng.integers(0, 256, (count, images.shape[3]))
@@ -68,14 +68,14 @@ def augment(images: Images, settings: Augment, rng: np.random.Generator) -> Imag
         image = cv2.warpAffine(
             images[row], matrices[row], (size, size), borderMode=cv2.BORDER_REPLICATE
         )
-        if blurred[row]:
+        if blurred[row] < settings.blur:
             image = cv2.GaussianBlur(image, (3, 3), 0)
         if settings.contrast or settings.brightness:
             # Contrast turns around mid-grey, so it does not also darken.
             table = (np.arange(256) - 127.5) * gain[row] + 127.5 + offset[row]
             image = cv2.LUT(image, np.clip(table, 0, 255).astype(np.uint8))
         result[row] = image.reshape(result.shape[1:])
-        if erased[row]:
+        if erased[row] < settings.erase:
             (x, y), (w, h) = corners[row].astype(int), extents[row].astype(int)
             result[row, y : y + h, x : x + w] = colors[row]
 

@@ -108,8 +108,7 @@ class Classifier:
         answers = self.logits(blank).shape[1]
         if not answers == len(about.class_ids) == len(about.names):
             raise ClassifierError(
-                f"{folder / MODEL} tells {answers} classes apart, "
-                f"{ABOUT} names {len(about.names)}."
+                f"{folder / MODEL} tells {answers} classes apart, {ABOUT} names {len(about.names)}."
             )
 
     @property

@@ -155,9 +155,7 @@ def _class_folders(
     ids = [int(name) for name in order] if all(numeric) else list(range(len(order)))
     repeated = {str(i) for i in ids if ids.count(i) > 1}
     if repeated:
-        raise DatasetError(
-            f"{folder} has several folders for class {', '.join(sorted(repeated))}."
-        )
+        raise DatasetError(f"{folder} has several folders for class {', '.join(sorted(repeated))}.")
     rows: list[tuple[object, ...]] = []
     problems = []
     for class_id, name in zip(ids, order, strict=True):
@@ -169,9 +167,9 @@ def _class_folders(
 
 def _gtsrb(folder: Path) -> tuple[list[tuple[object, ...]], list[tuple[str, str]]]:
     rows, problems = _gtsrb_archive(folder / GTSRB_TRAINING, folder / GTSRB_TRAINING, "")
-    test = [folder / GTSRB_TEST, folder / GTSRB_TEST_LABELS]
+    images, tables = test = folder / GTSRB_TEST, folder / GTSRB_TEST_LABELS
     if all(path.exists() for path in test):
-        more_rows, more_problems = _gtsrb_archive(*test, "test")
+        more_rows, more_problems = _gtsrb_archive(images, tables, "test")
         return rows + more_rows, problems + more_problems
     present = [path.name for path in test if path.exists()]
     if present:

@@ -94,10 +94,12 @@ def prepare(
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     image = cv2.resize(image, (side, side), interpolation=interpolation)  # type: ignore[assignment]
     if settings.color == "grey":
-        grey = _even_out(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), settings.contrast)
+        grey = _even_out(
+            np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8), settings.contrast
+        )
         return grey[:, :, None]
     if settings.contrast != "none":
-        luma = cv2.cvtColor(image, cv2.COLOR_BGR2YCrCb)
+        luma = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2YCrCb), np.uint8)
         luma[:, :, 0] = _even_out(luma[:, :, 0], settings.contrast)
         return cv2.cvtColor(luma, cv2.COLOR_YCrCb2RGB)  # type: ignore[return-value]
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]

@@ -5,6 +5,7 @@ stays uint8 and the scaling is part of the network: nobody who feeds it can scal
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import layers
@@ -27,16 +28,20 @@ def compact(size: int, channels: int, classes: int) -> keras.Model:
     return keras.Model(pixels, layers.Dense(classes, name="logits")(x), name="compact")
 
 
-def _convolve(x, filters, stride=1, activate=True, kernel=3):
+def _convolve(x: Any, filters: int, stride: int = 1, activate: bool = True, kernel: int = 3) -> Any:
     x = layers.Conv2D(
-        filters, kernel, strides=stride, padding="same", use_bias=False,
+        filters,
+        kernel,
+        strides=stride,
+        padding="same",
+        use_bias=False,
         kernel_initializer="he_normal",
     )(x)
     x = layers.BatchNormalization(momentum=0.9)(x)
     return layers.ReLU()(x) if activate else x
 
 
-def _residual(x, filters, stride):
+def _residual(x: Any, filters: int, stride: int) -> Any:
     shortcut = x
     if stride != 1 or x.shape[-1] != filters:
         shortcut = layers.AveragePooling2D(stride)(shortcut) if stride > 1 else shortcut

@@ -38,11 +38,14 @@ def contact_sheet(
     header = 36
     figure = Figure(figsize=((width + CAPTION_WIDTH) / DPI, (height + header) / DPI), dpi=DPI)
     total_width, total_height = width + CAPTION_WIDTH, height + header
-    axes = figure.add_axes((CAPTION_WIDTH / total_width, 0, width / total_width, height / total_height))
+    axes = figure.add_axes(
+        (CAPTION_WIDTH / total_width, 0, width / total_width, height / total_height)
+    )
     axes.imshow(canvas, interpolation="nearest", aspect="auto")
     axes.set_axis_off()
     for y, (caption, _) in enumerate(rows):
-        axes.text(-8, y * step + tile / 2, caption, ha="right", va="center", fontsize=8)
+        text = axes.text(-8, y * step + tile / 2, caption, ha="right", va="center", fontsize=8)
+        text.set_parse_math(False)  # a "$" in a class name is no formula
     figure.text(0.01, 1 - 12 / total_height, title, fontsize=10, weight="bold", va="top")
     save(figure, path)
 

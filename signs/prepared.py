@@ -14,6 +14,8 @@ from signs.errors import UserError
 from signs.params import ImageSettings
 
 FOLDER = Path("data/prepared")
+COLUMNS = ["file", "class_id", "label", "group", "split", "height", "width"]
+COLUMNS += ["left", "top", "right", "bottom"]
 IMAGES, SAMPLES, LABELS, ABOUT = "images.npy", "samples.csv", "labels.csv", "prepared.json"
 
 
@@ -82,9 +84,11 @@ def load(folder: Path = FOLDER) -> Prepared:
         ) from error
     return Prepared(
         images=np.load(folder / IMAGES, mmap_mode="r"),
-        samples=pd.read_csv(folder / SAMPLES, keep_default_na=False, na_values={
-            side: [""] for side in ("left", "top", "right", "bottom")
-        }),
+        samples=pd.read_csv(
+            folder / SAMPLES,
+            keep_default_na=False,
+            na_values={side: [""] for side in ("left", "top", "right", "bottom")},
+        ),
         labels=pd.read_csv(folder / LABELS, keep_default_na=False),
         settings=ImageSettings.model_validate(about["images"]),
         dataset=about["dataset"],

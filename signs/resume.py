@@ -7,7 +7,6 @@ data, parameters or code is never picked up.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +35,7 @@ def save(place: Path, epoch: int, write: Callable[[Path], None]) -> None:
     unfinished.mkdir(parents=True)
     write(unfinished)
     before = finished(place)
-    os.replace(unfinished, place / f"{epoch:05d}")
+    unfinished.replace(place / f"{epoch:05d}")
     for old in before:
         shutil.rmtree(old)
 
@@ -50,4 +49,3 @@ def latest(place: Path) -> tuple[int, Path] | None:
     """Number of finished epochs and folder of the newest state, if there is one."""
     states = finished(place)
     return (int(states[-1].name), states[-1]) if states else None
-

@@ -69,13 +69,15 @@ def _standardise(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     flat -= flat.mean(axis=1, keepdims=True)
     # A blank image correlates with nothing.
     norms = np.linalg.norm(flat, axis=1, keepdims=True)
-    return flat / np.maximum(norms, 1e-6)
+    result: npt.NDArray[np.float32] = flat / np.maximum(norms, 1e-6)
+    return result
 
 
 def groups(count: int, pairs: Pairs) -> Ints:
     """Number the connected components: (count,) group of each image."""
     graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), (count, count))
-    return connected_components(graph, directed=False)[1].astype(np.int64)
+    components: Ints = connected_components(graph, directed=False)[1].astype(np.int64)
+    return components
 
 
 def assign(
@@ -94,28 +96,33 @@ def assign(
         fixed_test: (N,) which images are the set's own test images; no others test then.
 
     Returns:
-        (N,) "train", "validation" or "test".
+        (N,) "train", "validation", "test", or "unused" for the rest of a group that the
+        set's own test images belong to.
     """
     split = np.full(len(labels), TRAIN, dtype="<U10")
     free = np.ones(len(labels), bool)
     wanted = {TEST: settings.test, VALIDATION: settings.validation}
     if fixed_test is not None and fixed_test.any():
         split[fixed_test] = TEST
-        free = ~fixed_test
+        tested = np.isin(group, group[fixed_test])
+        split[tested & ~fixed_test] = UNUSED
+        free = ~tested
         wanted = {VALIDATION: settings.validation}
     # A group with several classes (one photo filed twice) counts for its first image's class.
-    first_of_group = np.unique(group, return_index=True)[1]
-    class_of_group = labels[first_of_group]
+    _, first_of_group, number = np.unique(group, return_index=True, return_inverse=True)
+    class_of_group = labels[first_of_group][number]
     for label in np.unique(labels):
         rng = np.random.default_rng([settings.seed, int(label)])
-        ids = np.unique(group[free & (class_of_group[group] == label)])
+        ids = np.unique(group[free & (class_of_group == label)])
         sizes = dict(zip(ids.tolist(), [int((group == i).sum()) for i in ids], strict=True))
         left = [int(i) for i in rng.permutation(ids)]
         total = sum(sizes.values())
-        for name, share in wanted.items():
+        for done, (name, share) in enumerate(wanted.items()):
             if len(left) < 2:
                 break
-            chosen = _choose(left, sizes, max(1, round(share * total)))
+            # Small groups must not all go to the first split: each later one needs a group, too.
+            most = max(1, len(left) - len(wanted) + done)
+            chosen = _choose(left, sizes, max(1, round(share * total)))[:most]
             split[np.isin(group, chosen) & free] = name
             left = [i for i in left if i not in chosen]
     return split

@@ -55,28 +55,28 @@ def evaluate() -> None:
     predictions.to_csv(PREDICTIONS, index=False, float_format="%.6f")
 
     on = {name: (samples["split"] == name).to_numpy() for name in (splits.VALIDATION, splits.TEST)}
-    metrics = {
-        name: _measure(samples["label"].to_numpy()[rows], logits[rows], model.about)
-        for name, rows in on.items()
+    measured = {
+        name: _measure(samples[rows], logits[rows], model.about) for name, rows in on.items()
     }
-    metrics |= {
+    metrics = {
+        **measured,
         "temperature": model.about.temperature,
         "threshold": model.about.threshold,
         **agreement,
     }
-    _write_json(METRICS / "metrics.json", metrics)
+    (METRICS / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     test = predictions[on[splits.TEST]]
     classes = _class_table(test, data)
     classes.to_csv(METRICS / "classes.csv", index=False, float_format="%.4f")
     _confusions(test, data).to_csv(METRICS / "confusions.csv", index=False, float_format="%.4f")
-    _draw(test, logits[on[splits.TEST]], classes, metrics[splits.TEST], model, settings)
+    _draw(test, logits[on[splits.TEST]], classes, measured[splits.TEST], model, settings)
     report.write_page(
         Path("metrics"),
         {**settings.model_dump(), "provenance": model.about.provenance},
         data.labels,
         REPORT,
     )
-    print(_summary(metrics[splits.TEST]))
+    print(_summary(measured[splits.TEST]))
 
 
 def _predict(
@@ -157,9 +157,10 @@ def _table(
 
 
 def _measure(
-    labels: npt.NDArray[np.int64], logits: npt.NDArray[np.float32], about: classifier.About
+    samples: pd.DataFrame, logits: npt.NDArray[np.float32], about: classifier.About
 ) -> dict[str, float]:
     """All figures of one split; averages over classes count the classes that occur in it."""
+    labels = samples["label"].to_numpy()
     probabilities = classifier.probabilities(logits, about.temperature)
     answer = probabilities.argmax(axis=1)
     correct = answer == labels
@@ -189,6 +190,7 @@ def _measure(
     }
     return {
         "images": len(labels),
+        "groups": samples["group"].nunique(),
         "classes": len(present),
         **{name: round(float(value), 5) for name, value in figures.items()},
     }
@@ -241,7 +243,9 @@ def _draw(
 ) -> None:
     names = model.about.names
     true, predicted = test["label"].to_numpy(), test["predicted_label"].to_numpy()
-    diagrams.draw_confusion(true, predicted, names, METRICS / "confusion.png")
+    diagrams.draw_confusion(
+        true, predicted, names, METRICS / "confusion.png", model.about.class_ids
+    )
     diagrams.draw_recall(classes, METRICS / "recall.png")
     correct = test["correct"].to_numpy()
     diagrams.draw_reliability(
@@ -255,21 +259,14 @@ def _draw(
     )
     reader = datasets.Reader(datasets.DATA / settings.dataset)
     wrong = test[~test["correct"]].sort_values("confidence", ascending=False, kind="stable")
+    columns = ["file", "label", "predicted_label", "confidence"]
     mistakes = [
-        (
-            images.decode(reader.read(row.file))[:, :, ::-1],
-            names[row.label],
-            names[row.predicted_label],
-            row.confidence,
-            row.file,
-        )
-        for row in wrong.head(settings.evaluate.gallery).itertuples()
+        (images.decode(reader.read(file))[:, :, ::-1], names[label], names[answer], sure, file)
+        for file, label, answer, sure in wrong[columns]
+        .head(settings.evaluate.gallery)
+        .itertuples(index=False, name=None)
     ]
     diagrams.draw_mistakes(mistakes, METRICS / "mistakes.jpg")
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _summary(test: dict[str, float]) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
-from dvclive import Live
+from dvclive.live import Live
 from tqdm import tqdm
 
 from signs import (
@@ -35,7 +35,8 @@ from signs.errors import UserError, run_stage
 
 METRICS = Path("metrics/train")
 KERAS_MODEL = Path("models/model.keras")
-CODE = [Path(module.__file__) for module in (augment, networks)] + [Path(__file__)]
+# What determines the course of a training, besides data and parameters.
+CODE = [Path("signs/augment.py"), Path("signs/networks.py"), Path("stages/train.py")]
 
 TIMING = Path("metrics/timing.json")
 STATE_MODEL, BEST_WEIGHTS, PROGRESS = "model.keras", "best.weights.h5", "progress.json"
@@ -120,7 +121,7 @@ class EpochDrawer:
         return images, self._one_hot[self._labels[chosen]]
 
 
-class ProgressLine(keras.callbacks.Callback):
+class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]
     """One bar over all steps of the training, with the time that is left."""
 
     def __init__(self, epochs: int, steps: int, done: int) -> None:
