@@ -4,22 +4,16 @@ The only image path: training, evaluation, batch prediction and service all call
 `decode` and `prepare`, so a network never meets an image prepared in another way.
 """
 
-import os
+import cv2
+import numpy as np
+import numpy.typing as npt
 
-MAX_PIXELS = 50_000_000
-# OpenCV reads this once, when it is imported; it then refuses by the header, before it decodes.
-os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(MAX_PIXELS)
-# What it prints about damaged files is said better by ImageError.
-os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-import numpy.typing as npt  # noqa: E402
-
-from signs.errors import UserError  # noqa: E402
-from signs.params import ImageSettings  # noqa: E402
+from signs import MAX_PIXELS
+from signs.errors import UserError
+from signs.params import ImageSettings
 
 MIN_SIDE = 8
+TOO_MANY = f"more than {MAX_PIXELS // 10**6} million pixels"
 FORMATS = {
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
@@ -61,11 +55,13 @@ def decode(content: bytes) -> Image:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         if "PIXELS" in str(error):
-            raise ImageError(f"more than {MAX_PIXELS // 10**6} million pixels") from error
+            raise ImageError(TOO_MANY) from error
         image = None
     if image is None:
         raise ImageError(f"the {kind} file is damaged")
     height, width = image.shape[:2]
+    if height * width > MAX_PIXELS:  # OpenCV was imported before this package set its limit
+        raise ImageError(TOO_MANY)
     if min(height, width) < MIN_SIDE:
         raise ImageError(f"{width}x{height} pixels is too small, {MIN_SIDE} a side is the least")
     return image  # type: ignore[return-value]
