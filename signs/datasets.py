@@ -13,6 +13,7 @@ from the folder names.
 import csv
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -104,7 +105,11 @@ class Reader:
             return (self._folder / file).read_bytes()
         if archive not in self._archives:
             self._archives[archive] = zipfile.ZipFile(self._folder / f"{archive}.zip")
-        return self._archives[archive].read(member)
+        try:
+            return self._archives[archive].read(member)
+        except (zlib.error, EOFError, KeyError, RuntimeError) as error:
+            # Damaged, cut short, absent; encrypted or compressed in an unknown way.
+            raise zipfile.BadZipFile(f"cannot be unpacked ({error})") from error
 
 
 def _how_to_get(name: str) -> str:
@@ -141,7 +146,7 @@ def _class_folders(
         elif path.suffix == ".zip":
             for member in _members(path):
                 parent = PurePosixPath(member).parent.name
-                if parent:
+                if parent and not PurePosixPath(member).name.startswith("."):
                     by_class.setdefault(parent, []).append(f"{path.name}/{member}")
     numeric = [name.isdecimal() for name in by_class]
     if any(numeric) and not all(numeric):
@@ -191,14 +196,24 @@ def _gtsrb_archive(
     problems: list[tuple[str, str]] = []
     with zipfile.ZipFile(tables) as archive:
         for table in tables_found:
-            text = io.StringIO(archive.read(table).decode("utf-8"))
-            reader = csv.DictReader(text, delimiter=";")
+            try:
+                text = archive.read(table).decode("utf-8")
+            except (zipfile.BadZipFile, zlib.error, UnicodeDecodeError) as error:
+                raise DatasetError(f"{tables.name}/{table} cannot be read: {error}.") from error
+            reader = csv.DictReader(io.StringIO(text), delimiter=";")
             if reader.fieldnames is None or list(reader.fieldnames) != GTSRB_COLUMNS:
                 raise DatasetError(
                     f"{tables.name}/{table} must have the columns {';'.join(GTSRB_COLUMNS)}."
                 )
             beside = PurePosixPath(table).parent
             for row in reader:
+                try:
+                    class_id, region = int(row["ClassId"]), _region(row)
+                except (TypeError, ValueError) as error:
+                    raise DatasetError(
+                        f"{tables.name}/{table}, line {reader.line_num}: a value is missing, is "
+                        f"no whole number, or the region lies outside of the image ({error})."
+                    ) from error
                 member = str(beside / row["Filename"])
                 if split:
                     member = by_name.get(row["Filename"], member)
@@ -206,22 +221,17 @@ def _gtsrb_archive(
                 if member not in members:
                     problems.append((file, f"listed in {table} but not in the archive"))
                     continue
-                width, height = int(row["Width"]), int(row["Height"])
-                track = "" if split else f"{row['ClassId']}/{row['Filename'].split('_')[0]}"
-                rows.append(
-                    (
-                        file,
-                        int(row["ClassId"]),
-                        track,
-                        split,
-                        int(row["Roi.X1"]) / width,
-                        int(row["Roi.Y1"]) / height,
-                        # The CSV's right and bottom edges still belong to the sign.
-                        (int(row["Roi.X2"]) + 1) / width,
-                        (int(row["Roi.Y2"]) + 1) / height,
-                    )
-                )
+                track = "" if split else f"{class_id}/{row['Filename'].split('_')[0]}"
+                rows.append((file, class_id, track, split, *region))
     return rows, problems
+
+
+def _region(row: dict[str, str]) -> tuple[float, ...]:
+    """The sign's region in shares of width and height; its edges in the CSV belong to it."""
+    width, height, x1, y1, x2, y2 = (int(row[column]) for column in GTSRB_COLUMNS[1:7])
+    if not (0 <= x1 <= x2 < width and 0 <= y1 <= y2 < height):
+        raise ValueError(f"{x1} to {x2} of {width}, {y1} to {y2} of {height} pixels")
+    return x1 / width, y1 / height, (x2 + 1) / width, (y2 + 1) / height
 
 
 def _members(path: Path) -> list[str]:
@@ -255,7 +265,10 @@ def _names(
     if path is None:
         return {i: folder_names.get(i, str(i)) for i in class_ids}
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
+        try:
+            reader = csv.DictReader(io.StringIO(file.read()))
+        except UnicodeDecodeError as error:
+            raise DatasetError(f"{path} is not in UTF-8 ({error}); save it so.") from error
         if not {"ClassId", "Name"} <= set(reader.fieldnames or []):
             raise DatasetError(
                 f"{path} must have the columns ClassId,Name; found {reader.fieldnames}."

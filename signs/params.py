@@ -34,8 +34,8 @@ class Block(BaseModel):
 class Range(Block):
     """An interval from which values are drawn uniformly."""
 
-    low: float
-    high: float
+    low: Annotated[float, Field(allow_inf_nan=False)]
+    high: Annotated[float, Field(allow_inf_nan=False)]
 
     @model_validator(mode="after")
     def _ordered(self) -> "Range":
@@ -202,7 +202,7 @@ def load(path: Path = PARAMS_FILE) -> Params:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ParamsError(f"{path} is missing; run from the root of the repository.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ParamsError(f"{path} must hold a mapping of keys to values.")
