@@ -70,6 +70,7 @@ def load(folder: Path = FOLDER) -> Prepared:
     """
     try:
         about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        settings, dataset = ImageSettings.model_validate(about["images"]), about["dataset"]
         for name, expected in about["md5"].items():
             if md5(folder / name) != expected:
                 raise PreparedError(
@@ -78,7 +79,7 @@ def load(folder: Path = FOLDER) -> Prepared:
                     f".dvc/cache/files/md5/{expected[:2]}/{expected[2:]}, "
                     "then run `dvc repro -f preprocess`."
                 )
-    except (FileNotFoundError, json.JSONDecodeError, KeyError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PreparedError(
             f"{folder} is incomplete ({error}). Run `dvc repro -f preprocess`."
         ) from error
@@ -89,9 +90,9 @@ def load(folder: Path = FOLDER) -> Prepared:
             keep_default_na=False,
             na_values={side: [""] for side in ("left", "top", "right", "bottom")},
         ),
-        labels=pd.read_csv(folder / LABELS, keep_default_na=False),
-        settings=ImageSettings.model_validate(about["images"]),
-        dataset=about["dataset"],
+        labels=pd.read_csv(folder / LABELS, keep_default_na=False, dtype={"Name": str}),
+        settings=settings,
+        dataset=dataset,
         digest=md5(folder / ABOUT),
     )
 
