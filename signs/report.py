@@ -77,9 +77,9 @@ def _verdict(evaluated: Json, trained: Json, audit: Json, params: Json, classes:
             f"{_number(test.get('ece_uncalibrated'), 4)} before temperature scaling",
         ),
         (
-            "Training time",
-            f"{_number(trained.get('minutes'), 1)} min",
-            f"{_count(trained.get('epochs'))} epochs",
+            "Best epoch",
+            f"{_count(trained.get('best', {}).get('epoch'))} of {_count(trained.get('step'))}",
+            "by accuracy on the validation photos",
         ),
         ("Parameters", _count(trained.get("parameters")), f"network: {network}"),
     ]

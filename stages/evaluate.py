@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from tqdm import tqdm
 
 from signs import (
     calibration,
@@ -22,6 +21,7 @@ from signs import (
     images,
     params,
     prepared,
+    progress,
     report,
     splits,
 )
@@ -89,7 +89,7 @@ def _predict(
     """
     reader = datasets.Reader(datasets.DATA / data.dataset)
     parts = []
-    with tqdm(total=len(samples), unit=" images", desc="evaluate", mininterval=0.5) as progress:
+    with progress.bar(len(samples), "evaluate", " images") as bar:
         for start in range(0, len(samples), batch_size):
             batch = samples.iloc[start : start + batch_size]
             photos = [images.decode(reader.read(file)) for file in batch["file"]]
@@ -104,7 +104,7 @@ def _predict(
                     "Run `dvc repro -f preprocess` and then `dvc repro`."
                 )
             parts.append(model.logits(inputs))
-            progress.update(len(batch))
+            bar.update(len(batch))
     return np.concatenate(parts)
 
 

@@ -15,9 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from tqdm import tqdm
 
-from signs import audit, datasets, images, params, prepared
+from signs import audit, datasets, images, params, prepared, progress
 from signs.errors import run_stage
 from signs.parallel import ordered_map
 
@@ -47,7 +46,7 @@ def preprocess() -> None:
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
-        samples, thumbnails = _decode_all(dataset, settings.images, staging / prepared.IMAGES)
+        samples, thumbnails = decode_all(dataset, settings.images, staging / prepared.IMAGES)
         labels = _labels(dataset, samples)
         dataset.problems += audit.mark_contradictions(samples)
         audit.divide(samples, thumbnails, settings.preprocess.split)
@@ -64,7 +63,7 @@ def preprocess() -> None:
     print(audit.summary(found))
 
 
-def _decode_all(
+def decode_all(
     dataset: datasets.Dataset, settings: params.ImageSettings, path: Path
 ) -> tuple[pd.DataFrame, npt.NDArray[np.uint8]]:
     """Stream all images into one .npy file; returns the samples and their thumbnails."""
@@ -74,7 +73,7 @@ def _decode_all(
     shapes: list[tuple[int, int]] = []
     with (
         path.open("wb") as file,
-        tqdm(total=len(samples), unit=" images", desc="preprocess", mininterval=0.5) as progress,
+        progress.bar(len(samples), "preprocess", " images") as bar,
     ):
         _write_header(file, (len(samples), settings.size, settings.size, settings.channels))
         for decoded in ordered_map(
@@ -86,7 +85,7 @@ def _decode_all(
             digests += decoded.digests
             shapes += decoded.shapes
             dataset.problems += decoded.problems
-            progress.update(len(decoded.digests))
+            bar.update(len(decoded.digests))
     samples["digest"] = digests
     samples[["height", "width"]] = shapes
     return samples, thumbnails

@@ -17,9 +17,8 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
-from signs import synthetic
+from signs import progress, synthetic
 from signs.errors import run_stage
 from signs.images import Image, decode
 from signs.parallel import ordered_map
@@ -61,7 +60,7 @@ def write_archive(target: Path, settings: Synthesize, workers: int | None = None
     with (
         replaced(target) as path,
         zipfile.ZipFile(path, "w") as archive,
-        tqdm(total=total, unit=" images", desc="synthesize") as bar,
+        progress.bar(total, "synthesize", " images") as bar,
     ):
         photos = ordered_map(
             partial(_render, settings), tasks, initializer=_one_thread, workers=workers

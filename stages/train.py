@@ -32,11 +32,15 @@ from signs import (
     resume,
 )
 from signs.errors import UserError, run_stage
+from signs.progress import bar
 
 METRICS = Path("metrics/train")
 KERAS_MODEL = Path("models/model.keras")
 # What determines the course of a training, besides data and parameters.
-CODE = [Path("signs/augment.py"), Path("signs/networks.py"), Path("stages/train.py")]
+CODE = [
+    Path(__file__).parent.parent / path
+    for path in ("signs/augment.py", "signs/networks.py", "stages/train.py")
+]
 
 TIMING = Path("metrics/timing.json")
 STATE_MODEL, BEST_WEIGHTS, PROGRESS = "model.keras", "best.weights.h5", "progress.json"
@@ -53,7 +57,7 @@ class Progress:
     best_accuracy: float = -1.0
     best_loss: float = math.inf
     seconds: float = 0.0
-    fit_seconds: float = 0.0
+    validation_seconds: float = 0.0
 
 
 def train() -> None:
@@ -74,7 +78,14 @@ def train() -> None:
     if model is None:
         shutil.rmtree(METRICS, ignore_errors=True)
         model = build(network, data, settings.train.recipe)
-    _fit(model, progress, data, settings.train, state)
+    if progress.epoch:
+        print(f"An unfinished training goes on after its epoch {progress.epoch}.")
+    with Live(
+        dir=str(METRICS), resume=progress.epoch > 0, dvcyaml=None, report=None, save_dvc_exp=False
+    ) as live:
+        recipe = settings.train.recipe.model_dump(exclude={"augment"})
+        live.log_params({"network": network, **recipe})
+        Training(model, progress, data, settings.train, state, live).run()
     _export(model, data, settings)
     _write_timing(progress, settings.train.recipe)
     shutil.rmtree(state)
@@ -126,9 +137,7 @@ class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]
 
     def __init__(self, epochs: int, steps: int, done: int) -> None:
         super().__init__()
-        self._bar = tqdm(
-            total=epochs * steps, initial=done * steps, unit="step", desc="train", mininterval=0.5
-        )
+        self._bar = bar(epochs * steps, "train", "step", initial=done * steps)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Move the bar on by one step."""
@@ -146,82 +155,104 @@ class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]
         self._bar.close()
 
 
-def _fit(
-    model: keras.Model,
-    progress: Progress,
-    data: prepared.Prepared,
-    settings: params.Train,
-    state: Path,
-) -> None:
-    """Train epoch by epoch; leaves the best epoch's weights in the model."""
-    recipe = settings.recipe
-    if progress.epoch:
-        print(f"An unfinished training goes on after epoch {progress.epoch} of {recipe.epochs}.")
-    drawer = EpochDrawer(data, recipe, settings.seed)
-    validation = _validation_rows(data, recipe)
-    labels = data.samples["label"].to_numpy()[validation]
-    line = ProgressLine(recipe.epochs, recipe.steps_per_epoch, progress.epoch)
-    with Live(
-        dir=str(METRICS), resume=progress.epoch > 0, dvcyaml=None, report=None, save_dvc_exp=False
-    ) as live:
-        live.log_params({"network": settings.network, **recipe.model_dump(exclude={"augment"})})
-        for epoch in range(progress.epoch, recipe.epochs):
-            started = time.monotonic()
-            _reseed_dropout(model, settings.seed, epoch)
-            images, targets = drawer.draw(epoch)
-            history = model.fit(
-                images,
-                targets,
-                batch_size=recipe.batch_size,
-                initial_epoch=epoch,
-                epochs=epoch + 1,
-                shuffle=False,
-                verbose=0,
-                callbacks=[line, keras.callbacks.TerminateOnNaN()],
-            ).history
-            progress.fit_seconds += time.monotonic() - started
-            loss, accuracy = float(history["loss"][-1]), float(history["accuracy"][-1])
-            if not math.isfinite(loss):
-                line.close()
-                raise UserError(
-                    f"The loss is not a number any more in epoch {epoch + 1}: the training "
-                    f"diverged. Lower train.{settings.network}.learning_rate."
-                )
-            logits = predict(model, data.images[validation])
-            validation_accuracy = float((logits.argmax(axis=1) == labels).mean())
-            validation_loss = calibration.log_loss(logits, labels)
-            better = (-validation_accuracy, validation_loss) < (
-                -progress.best_accuracy,
-                progress.best_loss,
-            )
-            progress.epoch = epoch + 1
-            progress.seconds += time.monotonic() - started
-            if better:
-                progress.best_epoch = epoch + 1
-                progress.best_accuracy, progress.best_loss = validation_accuracy, validation_loss
-            live.step = epoch + 1
-            live.log_metric("train/loss", loss)
-            live.log_metric("train/accuracy", accuracy)
-            live.log_metric("validation/loss", validation_loss)
-            live.log_metric("validation/accuracy", validation_accuracy)
-            live.log_metric("learning_rate", float(model.optimizer.learning_rate))
-            live.make_summary()
-            _store(model, progress, better, state)
-            line.tell(
-                f"epoch {epoch + 1:3}/{recipe.epochs}  loss {loss:.4f}  accuracy {accuracy:.4f}  "
-                f"validation: loss {validation_loss:.4f}  accuracy {validation_accuracy:.4f}"
-                f"{' *' if better else '  '}"
-            )
-        live.summary["parameters"] = model.count_params()
-        live.summary["best"] = {
-            "epoch": progress.best_epoch,
-            "validation_accuracy": progress.best_accuracy,
-            "validation_loss": progress.best_loss,
+class Training:
+    """A training in progress: epoch by epoch, each of them kept when it is finished."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        progress: Progress,
+        data: prepared.Prepared,
+        settings: params.Train,
+        state: Path,
+        live: Live,
+    ) -> None:
+        self._model, self._progress, self._settings = model, progress, settings
+        self._recipe, self._state, self._live = settings.recipe, state, live
+        self._drawer = EpochDrawer(data, settings.recipe, settings.seed)
+        rows = _validation_rows(data, settings.recipe)
+        self._images = data.images[rows]
+        self._labels = data.samples["label"].to_numpy()[rows]
+        self._line = ProgressLine(self._recipe.epochs, self._recipe.steps_per_epoch, progress.epoch)
+
+    def run(self) -> None:
+        """Run all epochs that are left; leaves the best epoch's weights in the model."""
+        while self._progress.epoch < self._recipe.epochs:
+            self.run_epoch()
+        self._line.close()
+        newest = resume.latest(self._state)
+        assert newest is not None
+        self._model.load_weights(newest[1] / BEST_WEIGHTS)
+        self._live.summary["parameters"] = self._model.count_params()
+        self._live.summary["best"] = {
+            "epoch": self._progress.best_epoch,
+            "validation_accuracy": self._progress.best_accuracy,
+            "validation_loss": self._progress.best_loss,
         }
-        live.make_summary()
-    line.close()
-    _, newest = resume.latest(state) or (0, state)
-    model.load_weights(newest / BEST_WEIGHTS)
+        self._live.make_summary()
+
+    def run_epoch(self) -> None:
+        """Train one epoch, look at the validation images, log and keep the state.
+
+        Raises:
+            UserError: the loss is not a number.
+        """
+        started = time.monotonic()
+        progress, epoch = self._progress, self._progress.epoch + 1
+        loss, accuracy = self._fit(epoch - 1)
+        if not math.isfinite(loss):
+            self._line.close()
+            raise UserError(
+                f"The loss is not a number any more in epoch {epoch}: the training diverged. "
+                f"Lower train.{self._settings.network}.learning_rate."
+            )
+        validation_started = time.monotonic()
+        logits = predict(self._model, self._images)
+        validation_accuracy = float((logits.argmax(axis=1) == self._labels).mean())
+        validation_loss = calibration.log_loss(logits, self._labels)
+        progress.validation_seconds += time.monotonic() - validation_started
+
+        progress.epoch = epoch
+        better = (-validation_accuracy, validation_loss) < (
+            -progress.best_accuracy,
+            progress.best_loss,
+        )
+        if better:
+            progress.best_epoch = epoch
+            progress.best_accuracy, progress.best_loss = validation_accuracy, validation_loss
+        self._live.step = epoch
+        for name, value in {
+            "train/loss": loss,
+            "train/accuracy": accuracy,
+            "validation/loss": validation_loss,
+            "validation/accuracy": validation_accuracy,
+            "learning_rate": float(self._model.optimizer.learning_rate),
+        }.items():
+            self._live.log_metric(name, value)
+        self._live.make_summary()
+        _store(self._model, progress, better, self._state)
+        progress.seconds += time.monotonic() - started
+        self._line.tell(
+            f"epoch {epoch:3}/{self._recipe.epochs}  loss {loss:.4f}  accuracy {accuracy:.4f}  "
+            f"validation: loss {validation_loss:.4f}  accuracy {validation_accuracy:.4f}"
+            f"{' *' if better else '  '}"
+        )
+
+    def _fit(self, epoch: int) -> tuple[float, float]:
+        """Train on what the epoch draws; returns loss and accuracy."""
+        _reseed_dropout(self._model, self._settings.seed, epoch)
+        images, targets = self._drawer.draw(epoch)
+        history = self._model.fit(
+            images,
+            targets,
+            batch_size=self._recipe.batch_size,
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            shuffle=False,
+            verbose=0,
+            callbacks=[self._line, keras.callbacks.TerminateOnNaN()],
+        ).history
+        return float(history["loss"][-1]), float(history["accuracy"][-1])
 
 
 def predict(model: keras.Model, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -330,7 +361,7 @@ def _write_timing(progress: Progress, recipe: params.Recipe) -> None:
     images = recipe.epochs * recipe.steps_per_epoch * recipe.batch_size
     timing = {
         "minutes": round(progress.seconds / 60, 2),
-        "images_per_second": round(images / progress.fit_seconds, 1),
+        "images_per_second": round(images / (progress.seconds - progress.validation_seconds), 1),
     }
     TIMING.write_text(json.dumps(timing, indent=2) + "\n", encoding="utf-8")
 

@@ -1,0 +1,182 @@
+"""Ratios of the pipeline's speed to that of its bare ingredients, side by side in one run.
+
+    make benchmark                        all of them, some minutes
+    make benchmark ARGS=preprocess        one of them: preprocess | train | repro
+
+preprocess  images/s of the whole stage's decoding against bare cv2.imdecode + cv2.resize of
+            the same files on the same cores; needs a photo set (gtsrb if it is there)
+train       images/s of the stage (drawing, augmentation, logging, checkpoints) against a bare
+            model.fit of the same network on as many images that lie in memory
+repro       `dvc repro` with nothing to do: seconds, and whether it started any Python stage
+
+Each figure is the median of REPEATS rounds in which the two sides take turns.
+"""
+
+import argparse
+import contextlib
+import json
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from signs import datasets, params, prepared
+from signs.errors import UserError, run_stage
+from signs.parallel import cores, ordered_map
+
+REPEATS = 5
+TRAIN_ROUNDS = 3
+CHUNK = 256
+
+
+def speed() -> None:
+    """Run the chosen comparisons and print their ratios as JSON."""
+    comparisons: dict[str, Callable[[], dict[str, Any]]] = {
+        "preprocess": compare_preprocess,
+        "train": compare_train,
+        "repro": measure_repro,
+    }
+    parser = argparse.ArgumentParser(description="Ratios of speed, side by side.")
+    parser.add_argument("which", nargs="*", default=list(comparisons), choices=list(comparisons))
+    for name in parser.parse_args().which:
+        print(json.dumps({name: comparisons[name]()}, indent=2), flush=True)
+
+
+def compare_preprocess() -> dict[str, Any]:
+    """The stage's decoding, hashing and writing against bare decoding and resizing."""
+    from stages import preprocess
+
+    name = next((n for n in ("gtsrb", "signs", "synthetic") if (datasets.DATA / n).exists()), None)
+    if name is None:
+        raise UserError("There is no photo set under data/; run `dvc repro synthesize`.")
+    dataset = datasets.read(name)
+    settings = params.load().images
+    files = dataset.table["file"].tolist()
+    tasks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
+    bare_seconds, stage_seconds = [], []
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        for _ in range(REPEATS):
+            started = time.perf_counter()
+            done = sum(
+                ordered_map(_decode_bare, tasks, _open_bare, (dataset.folder, settings.size))
+            )
+            bare_seconds.append(time.perf_counter() - started)
+            assert done == len(files)
+            started = time.perf_counter()
+            preprocess.decode_all(dataset, settings, Path(folder) / "images.npy")
+            stage_seconds.append(time.perf_counter() - started)
+    return {
+        "dataset": name,
+        "images": len(files),
+        "cores": cores(),
+        "bare_images_per_second": round(len(files) / statistics.median(bare_seconds)),
+        "stage_images_per_second": round(len(files) / statistics.median(stage_seconds)),
+        "ratio": _median_ratio(bare_seconds, stage_seconds),
+        "peak_memory_mb": _peak_memory_mb("preprocess", name),
+    }
+
+
+_bare: dict[str, Any] = {}
+
+
+def _open_bare(folder: Path, size: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+    _bare.update(reader=datasets.Reader(folder), size=(size, size))
+
+
+def _decode_bare(files: list[str]) -> int:
+    import cv2
+    import numpy as np
+
+    for file in files:
+        content = np.frombuffer(_bare["reader"].read(file), np.uint8)
+        cv2.resize(np.asarray(cv2.imdecode(content, cv2.IMREAD_COLOR)), _bare["size"])
+    return len(files)
+
+
+def _peak_memory_mb(stage: str, dataset: str) -> int:
+    """Peak resident memory of the largest process of a whole stage, run in a copy."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in ("signs", "stages"):
+            shutil.copytree(name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        text = Path("params.yaml").read_text(encoding="utf-8")
+        lines = [
+            f"dataset: {dataset}" if line.startswith("dataset:") else line
+            for line in text.splitlines()
+        ]
+        (copy / "params.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (copy / "data").mkdir()
+        (copy / "data" / dataset).symlink_to((datasets.DATA / dataset).resolve())
+        subprocess.run(
+            [sys.executable, "-m", f"stages.{stage}"], cwd=copy, check=True, capture_output=True
+        )
+    return round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
+
+
+def compare_train() -> dict[str, Any]:
+    """The stage's epochs against bare model.fit on arrays that lie in memory."""
+    from dvclive.live import Live
+
+    from stages import train
+
+    settings = params.load().train
+    recipe = settings.recipe.model_copy(update={"epochs": TRAIN_ROUNDS + 1})
+    settings = settings.model_copy(update={settings.network: recipe})
+    data = prepared.load()
+    images, targets = train.EpochDrawer(data, recipe, settings.seed).draw(0)
+    bare = train.build(settings.network, data, recipe)
+    progress = train.Progress()
+    bare_seconds: list[float] = []
+    stage_seconds: list[float] = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.chdir(folder),
+        Live(dir=str(train.METRICS), dvcyaml=None, report=None, save_dvc_exp=False) as live,
+    ):
+        model = train.build(settings.network, data, recipe)
+        training = train.Training(model, progress, data, settings, Path("state"), live)
+        for _ in range(TRAIN_ROUNDS + 1):
+            started = time.perf_counter()
+            bare.fit(images, targets, batch_size=recipe.batch_size, shuffle=False, verbose=0)
+            bare_seconds.append(time.perf_counter() - started)
+            before = progress.seconds - progress.validation_seconds
+            training.run_epoch()
+            stage_seconds.append(progress.seconds - progress.validation_seconds - before)
+    # The first round compiles the networks.
+    bare_seconds, stage_seconds = bare_seconds[1:], stage_seconds[1:]
+    return {
+        "network": settings.network,
+        "images": len(images),
+        "cores": cores(),
+        "bare_images_per_second": round(len(images) / statistics.median(bare_seconds)),
+        "stage_images_per_second": round(len(images) / statistics.median(stage_seconds)),
+        "ratio": _median_ratio(bare_seconds, stage_seconds),
+    }
+
+
+def measure_repro() -> dict[str, Any]:
+    """`dvc repro` when all is up to date."""
+    seconds, started_stages = [], 0
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        output = subprocess.run(["dvc", "repro"], check=True, capture_output=True, text=True).stdout
+        seconds.append(time.perf_counter() - started)
+        started_stages += output.count("Running stage")
+    return {"seconds": round(statistics.median(seconds), 1), "stages_started": started_stages}
+
+
+def _median_ratio(bare: list[float], ours: list[float]) -> float:
+    return round(statistics.median(b / o for b, o in zip(bare, ours, strict=True)), 3)
+
+
+if __name__ == "__main__":
+    run_stage(speed)
