@@ -114,6 +114,13 @@ class PreprocessImages(Block):
     compact: ImageSettings
     classic: ImageSettings
 
+    @model_validator(mode="after")
+    def _leaves_pixels_to_classic(self) -> "PreprocessImages":
+        # Its convolutions do not pad; nothing would be left after the last pooling.
+        if self.classic.size < 20:
+            raise ValueError(f"classic.size ({self.classic.size}) must be at least 20")
+        return self
+
 
 class Preprocess(Block):
     """Settings of the preprocess stage."""
