@@ -1,0 +1,286 @@
+"""A copy of the repository with a tiny photo set, in which the real `dvc` runs the real stages."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+# Not part of a clone in which a pipeline starts from nothing.
+LEFT_OUT = ("dvc.lock", "metrics/", "tests/")
+
+CLASSES, PHOTOS = 4, 12
+TINY = {
+    "dataset": "tiny",
+    "synthesize.images_per_class": 2,
+    "preprocess.images.compact.size": 16,
+    "train.compact.epochs": 4,
+    "train.compact.steps_per_epoch": 4,
+    "train.compact.batch_size": 8,
+}
+
+# Every Python that starts notes its command, and whether it asks for TensorFlow.
+NOTES = """
+import os, sys
+
+def note(line):
+    with open(os.environ["NOTES"], "a") as file:
+        file.write(line + "\\n")
+
+class Watch:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "tensorflow":
+            note("tensorflow")
+
+note(" ".join(sys.orig_argv[1:]))
+sys.meta_path.insert(0, Watch)
+"""
+
+
+@dataclass
+class Outcome:
+    """How a command ended and what it said, on stdout and stderr together."""
+
+    rc: int
+    text: str
+
+    def fails_with(self, *parts: str) -> None:
+        """Assert a failure that a person can understand: one message, no traceback."""
+        assert self.rc != 0, self.text
+        assert "Traceback" not in self.text, self.text
+        for part in parts:
+            assert part in self.text, self.text
+
+    def succeeds(self) -> str:
+        assert self.rc == 0, self.text
+        return self.text
+
+
+class Running:
+    """A command in a process group of its own, as a terminal starts it."""
+
+    def __init__(self, command: list[str], folder: Path, environment: dict[str, str]) -> None:
+        self._log = folder / f".log.{time.monotonic_ns()}"
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                # A shell that starts the tests in the background makes them deaf to Ctrl-C.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
+
+    @property
+    def text(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        """Wait for something that the command does; an assertion fails if it ends before."""
+        while not condition():
+            assert self.process.poll() is None, self.text
+            time.sleep(0.005)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the command and all that it started."""
+        os.killpg(self.process.pid, number)
+
+    def wait(self) -> Outcome:
+        """The outcome, once the command has ended and its output is complete."""
+        return Outcome(self.process.wait(), self.text)
+
+    def leaves_nothing_behind(self) -> bool:
+        """Whether all processes of the group end, too (Python's resource tracker is slower)."""
+        for _ in range(400):
+            try:
+                os.killpg(self.process.pid, 0)
+            except ProcessLookupError:
+                return True
+            time.sleep(0.025)
+        return False
+
+
+class Project:
+    """One such copy."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._notes = folder.with_name(folder.name + ".notes")
+        hook = folder.with_name(folder.name + ".hook")
+        hook.mkdir(exist_ok=True)
+        (hook / "sitecustomize.py").write_text(NOTES)
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_"))}
+        kept.pop("PYTHONDONTWRITEBYTECODE", None)
+        self.environment = kept | {
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(hook),
+            "NOTES": str(self._notes),
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_AUTHOR_NAME": "Test",
+            "GIT_AUTHOR_EMAIL": "test@localhost",
+            "GIT_COMMITTER_NAME": "Test",
+            "GIT_COMMITTER_EMAIL": "test@localhost",
+            "DVC_NO_ANALYTICS": "1",
+            "ITERATIVE_DO_NOT_TRACK": "1",
+            "DVC_SITE_CACHE_DIR": str(folder.with_name(folder.name + ".site")),
+            "DVC_GLOBAL_CONFIG_DIR": str(hook),
+            "DVC_SYSTEM_CONFIG_DIR": str(hook),
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+            "COLUMNS": "200",
+        }
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    def start(self, *command: str) -> Running:
+        return Running(list(command), self.folder, self.environment)
+
+    def run(self, *command: str) -> Outcome:
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        return Outcome(done.returncode, done.stdout.decode(errors="replace"))
+
+    def dvc(self, *arguments: str) -> Outcome:
+        return self.run("dvc", *arguments)
+
+    def stage(self, name: str) -> Outcome:
+        """Run a stage as dvc.yaml does, but without DVC."""
+        return self.run("python", "-m", f"stages.{name}")
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "--all").succeeds()
+        self.run("git", "commit", "--quiet", "--allow-empty", "-m", message).succeeds()
+
+    def set(self, **values: Any) -> None:
+        """Change parameters; dots of a key are written as they are: set(**{"a.b": 1})."""
+        file = self.path("params.yaml")
+        params = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for key, value in values.items():
+            *blocks, last = key.split(".")
+            block = params
+            for name in blocks:
+                block = block[name]
+            block[last] = value
+        file.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+
+    def notes(self) -> list[str]:
+        """What the Pythons noted that started since the last call."""
+        lines = self._notes.read_text().splitlines() if self._notes.exists() else []
+        self._notes.unlink(missing_ok=True)
+        return lines
+
+    def has_noted(self, line: str) -> bool:
+        return self._notes.exists() and line in self._notes.read_text().splitlines()
+
+    def copy(self, folder: Path) -> "Project":
+        shutil.copytree(self.folder, folder, symlinks=True)
+        shutil.rmtree(folder / ".dvc/tmp", ignore_errors=True)
+        return Project(folder)
+
+
+def photo(class_id: int, number: int, side: int = 24) -> np.ndarray:
+    """A photo that is like no other: a pattern of its own, in its class's colour."""
+    rng = np.random.default_rng([class_id, number])
+    blocks = rng.integers(0, 160, (6, 6, 1)).repeat(3, axis=2).astype(np.uint8)
+    blocks += np.array([(80, 0, 0), (0, 80, 0), (0, 0, 80), (40, 40, 40)][class_id], np.uint8)
+    return cv2.resize(blocks, (side, side), interpolation=cv2.INTER_NEAREST)
+
+
+def _write_photos(folder: Path, side: int = 24) -> None:
+    for class_id in range(CLASSES):
+        (folder / str(class_id)).mkdir(parents=True)
+        for number in range(PHOTOS):
+            file = folder / f"{class_id}/{number:03d}.png"
+            file.write_bytes(cv2.imencode(".png", photo(class_id, number, side))[1].tobytes())
+
+
+@pytest.fixture(scope="session")
+def blank(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A fresh clone with the tiny photo set, nothing run yet. Only to be copied."""
+    project = Project(tmp_path_factory.mktemp("blank") / "clone")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if not name.startswith(LEFT_OUT) and (ROOT / name).is_file():
+            project.path(name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, project.path(name))
+    project.set(**TINY)
+    _write_photos(project.path("data/tiny"))
+    # data/ is not in git, so `dvc add` cannot put its file there.
+    project.path("tiny.dvc").write_text("outs:\n- path: data/tiny\n")
+    with project.path(".gitignore").open("a") as file:
+        file.write("\n.log.*\n")
+    project.run("git", "init", "--quiet", "-b", "main").succeeds()
+    project.dvc("commit", "--force", "tiny.dvc").succeeds()
+    project.commit("Start with a tiny photo set")
+    return project
+
+
+@dataclass
+class Finished:
+    """A project after its first `dvc repro`, and what the Pythons noted in it."""
+
+    project: Project
+    notes: list[str]
+
+
+@pytest.fixture(scope="session")
+def finished(blank: Project, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The whole pipeline, run once and committed. Not to be changed."""
+    project = blank.copy(tmp_path_factory.mktemp("finished") / "clone")
+    project.dvc("repro").succeeds()
+    notes = project.notes()
+    project.commit("Run the pipeline")
+    return Finished(project, notes)
+
+
+@pytest.fixture(scope="session")
+def write_photos() -> Callable[[Path, int], None]:
+    """Write the tiny photo set into a folder, with so many pixels per side."""
+    return _write_photos
+
+
+@pytest.fixture(scope="session")
+def stages_in() -> Callable[[list[str]], list[str]]:
+    """The stages among the Pythons that were started, in order."""
+    return lambda notes: [
+        line.removeprefix("-m stages.") for line in notes if line.startswith("-m stages.")
+    ]
+
+
+@pytest.fixture
+def fresh(blank: Project, tmp_path: Path) -> Iterator[Project]:
+    """A fresh clone of one's own."""
+    yield blank.copy(tmp_path / "clone")
+    shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+@pytest.fixture
+def done(finished: Finished, tmp_path: Path) -> Iterator[Project]:
+    """A finished pipeline of one's own."""
+    yield finished.project.copy(tmp_path / "clone")
+    shutil.rmtree(tmp_path, ignore_errors=True)
