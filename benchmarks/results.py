@@ -87,7 +87,7 @@ def _read(reference: str) -> dict[str, Any]:
         return json.loads(_git("show", f"{reference}:metrics/{path}"))
 
     return {
-        **load("evaluate/metrics.json")["test"],
+        **load("evaluate/details.json")["test"],
         **load("timing.json"),
         "parameters": load("train/metrics.json")["parameters"],
         "twins": load("preprocess/audit.json")["leaks"]["test_percent"],

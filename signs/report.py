@@ -34,7 +34,7 @@ def write_page(metrics: Path, params: Json, labels: pd.DataFrame, target: Path) 
         labels: ClassId and Name of the classes that the network knows.
         target: the HTML file.
     """
-    evaluated = _read_json(metrics / "evaluate/metrics.json")
+    evaluated = _read_json(metrics / "evaluate/details.json")
     trained = _read_json(metrics / "train/metrics.json")
     audit = _read_json(metrics / "preprocess/audit.json")
     classes = _classes(metrics, labels)

@@ -32,6 +32,19 @@ PREDICTIONS = Path("data/predictions.csv")
 REPORT = Path("report.html")
 KERAS_MODEL = Path("models/model.keras")
 
+# What `dvc metrics show` and `dvc exp show` print: a line that fits a screen.
+HEADLINE = [
+    "accuracy",
+    "accuracy_low",
+    "accuracy_high",
+    "balanced_accuracy",
+    "macro_f1",
+    "top3_accuracy",
+    "log_loss",
+    "ece",
+    "ece_uncalibrated",
+]
+
 REGION = ["left", "top", "right", "bottom"]
 # Enough to meet a disagreement; Keras needs seconds for them where ONNX Runtime needs one.
 AGREEMENT_IMAGES = 1000
@@ -58,13 +71,14 @@ def evaluate() -> None:
     measured = {
         name: _measure(samples[rows], logits[rows], model.about) for name, rows in on.items()
     }
-    metrics = {
+    details = {
         **measured,
         "temperature": model.about.temperature,
         "threshold": model.about.threshold,
         **agreement,
     }
-    (METRICS / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    _write_json(METRICS / "details.json", details)
+    _write_json(METRICS / "metrics.json", {k: measured[splits.TEST][k] for k in HEADLINE})
     test = predictions[on[splits.TEST]]
     classes = _class_table(test, data)
     classes.to_csv(METRICS / "classes.csv", index=False, float_format="%.4f")
@@ -267,6 +281,10 @@ def _draw(
         .itertuples(index=False, name=None)
     ]
     diagrams.draw_mistakes(mistakes, METRICS / "mistakes.jpg")
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _summary(test: dict[str, float]) -> str:

@@ -200,7 +200,7 @@ def metrics(tmp_path):
     write_json(
         folders["train"] / "metrics.json", {"epochs": 3, "minutes": 1.25, "parameters": 9876}
     )
-    write_json(folders["evaluate"] / "metrics.json", {"test": test, "onnx_agreement": 1e-6})
+    write_json(folders["evaluate"] / "details.json", {"test": test, "onnx_agreement": 1e-6})
     write_classes(folders["preprocess"], class_table(*answers(3), names).assign(files=7, note=""))
     write_classes(folders["evaluate"], class_table(*answers(3, untested=[2]), names))
     pd.DataFrame({"file": [f"{EVIL}.png"] * 30, "problem": EVIL}).to_csv(
