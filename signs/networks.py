@@ -44,7 +44,9 @@ def _convolve(x: Any, filters: int, stride: int = 1, activate: bool = True, kern
 def _residual(x: Any, filters: int, stride: int) -> Any:
     shortcut = x
     if stride != 1 or x.shape[-1] != filters:
-        shortcut = layers.AveragePooling2D(stride)(shortcut) if stride > 1 else shortcut
+        shortcut = (
+            layers.AveragePooling2D(stride, padding="same")(shortcut) if stride > 1 else shortcut
+        )
         shortcut = _convolve(shortcut, filters, activate=False, kernel=1)
     y = _convolve(x, filters, stride)
     y = _convolve(y, filters, activate=False)
