@@ -100,12 +100,17 @@ class Classifier:
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         self.about = about
-        self._session = onnxruntime.InferenceSession(
-            content, options, providers=["CPUExecutionProvider"]
-        )
-        self._input = self._session.get_inputs()[0].name
-        blank = np.zeros((1, *self.input_shape), np.uint8)
-        answers = self.logits(blank).shape[1]
+        try:
+            self._session = onnxruntime.InferenceSession(
+                content, options, providers=["CPUExecutionProvider"]
+            )
+            self._input = self._session.get_inputs()[0].name
+            blank = np.zeros((1, *self.input_shape), np.uint8)
+            answers = self.logits(blank).shape[1]
+        except Exception as error:  # ONNX Runtime's have no other base
+            raise ClassifierError(
+                f"{folder / MODEL} cannot be used with the image settings in {ABOUT}: {error}"
+            ) from error
         if not answers == len(about.class_ids) == len(about.names):
             raise ClassifierError(
                 f"{folder / MODEL} tells {answers} classes apart, {ABOUT} names {len(about.names)}."
