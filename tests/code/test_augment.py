@@ -204,7 +204,8 @@ def test_a_sign_is_never_mirrored(allowed: dict[str, float]) -> None:
     result = augment(np.repeat(original[None], 60, axis=0), strengths(**allowed), random(2))
     own, mirrored = views(original), views(original[:, ::-1].copy())
     closer = [similarity(image, own) > similarity(image, mirrored) for image in result]
-    assert np.mean(closer) == 1.0
+    # With flips it would be half of them; now and then the grid of views has no good match.
+    assert np.mean(closer) > 0.95
     # The measure itself tells both apart.
     assert similarity(original[:, ::-1], mirrored) > similarity(original[:, ::-1], own)
 
