@@ -3,8 +3,10 @@
 import errno
 import sys
 from collections.abc import Callable
+from types import TracebackType
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_STOPPED = "\nStopped. `dvc repro` starts this stage again."
 
 
 class UserError(Exception):
@@ -28,5 +30,15 @@ def run_stage(stage: Callable[[], None]) -> None:
             "nothing half-written was kept."
         )
     except KeyboardInterrupt:
-        print("\nStopped. `dvc repro` starts this stage again.", file=sys.stderr)
+        print(_STOPPED, file=sys.stderr)
         sys.exit(130)
+
+
+def report_uncaught(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """A `sys.excepthook` for stages: Ctrl-C while TensorFlow is loaded gives no traceback."""
+    if issubclass(kind, KeyboardInterrupt):
+        print(_STOPPED, file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)

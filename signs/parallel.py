@@ -2,9 +2,11 @@
 
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 Task = TypeVar("Task")
@@ -34,6 +36,8 @@ def ordered_map(
         workers, initializer=_start_worker, initargs=(initializer, initargs)
     ) as pool:
         try:
+            with _ctrl_c_afterwards():
+                pool.submit(int)  # the first task starts the processes
             for task in tasks:
                 waiting.append(pool.submit(function, task))
                 if len(waiting) > 3 * workers:
@@ -42,6 +46,22 @@ def ordered_map(
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _ctrl_c_afterwards() -> Iterator[None]:
+    """Let Ctrl-C wait: Python ignores it, but for a traceback, while it starts a process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _start_worker(initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:

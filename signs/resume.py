@@ -40,6 +40,14 @@ def save(place: Path, epoch: int, write: Callable[[Path], None]) -> None:
         shutil.rmtree(old)
 
 
+def discard(place: Path) -> None:
+    """Forget a training that has ended; cut short, this leaves nothing that looks like a state."""
+    ended = place.with_suffix(".ended")
+    shutil.rmtree(ended, ignore_errors=True)
+    place.replace(ended)
+    shutil.rmtree(ended)
+
+
 def finished(place: Path) -> list[Path]:
     """The whole states in `place`, oldest first (more than one if a clean-up was cut short)."""
     return sorted(path for path in place.glob("[0-9]*") if path.is_dir())

@@ -88,7 +88,7 @@ def train() -> None:
         Training(model, progress, data, settings.train, state, live).run()
     _export(model, data, settings)
     _write_timing(progress, settings.train.recipe)
-    shutil.rmtree(state)
+    resume.discard(state)
 
 
 def build(network: str, data: prepared.Prepared, recipe: params.Recipe) -> keras.Model:
@@ -200,14 +200,15 @@ class Training:
         started = time.monotonic()
         progress, epoch = self._progress, self._progress.epoch + 1
         loss, accuracy = self._fit(epoch - 1)
-        if not math.isfinite(loss):
+        validation_started = time.monotonic()
+        logits = predict(self._model, self._images)
+        # The loss that is reported is the one before an epoch's last step.
+        if not (math.isfinite(loss) and np.isfinite(logits).all()):
             self._line.close()
             raise UserError(
                 f"The loss is not a number any more in epoch {epoch}: the training diverged. "
                 f"Lower train.{self._settings.network}.learning_rate."
             )
-        validation_started = time.monotonic()
-        logits = predict(self._model, self._images)
         validation_accuracy = float((logits.argmax(axis=1) == self._labels).mean())
         validation_loss = calibration.log_loss(logits, self._labels)
         progress.validation_seconds += time.monotonic() - validation_started

@@ -1,0 +1,126 @@
+"""The whole pipeline through the real `dvc`: what it makes, and what it does not make again."""
+
+import json
+import re
+import shutil
+
+import pandas as pd
+import pytest
+import yaml
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+def test_a_first_run_makes_all_outputs(finished, stages_in):
+    assert stages_in(finished.notes) == ["synthesize", "preprocess", "train", "evaluate"]
+    stages = yaml.safe_load(finished.project.path("dvc.yaml").read_text())["stages"]
+    for stage in stages.values():
+        for out in stage["outs"]:
+            path = finished.project.path(out if isinstance(out, str) else next(iter(out)))
+            assert path.is_file() or any(path.iterdir()), path
+    assert not list(finished.project.path(".resume").iterdir())
+    assert not finished.project.path("data/prepared.tmp").exists()
+
+
+def test_metrics_are_in_range(finished):
+    project = finished.project
+    metrics = json.loads(project.path("metrics/evaluate/metrics.json").read_text())
+    for split in ("validation", "test"):
+        for name, value in metrics[split].items():
+            if name in ("images", "groups", "classes"):
+                assert value == 4  # one photo of each class, none like another
+            elif name == "log_loss":
+                assert value >= 0
+            else:
+                assert 0 <= value <= 1, name
+        assert metrics[split]["accuracy_low"] <= metrics[split]["accuracy"]
+        assert metrics[split]["accuracy_high"] >= metrics[split]["accuracy"]
+    assert 0 <= metrics["threshold"] <= 1
+    assert 0.05 <= metrics["temperature"] <= 20
+    assert metrics["onnx_agreement"] <= 0.001
+    audit = json.loads(project.path("metrics/preprocess/audit.json").read_text())
+    assert audit["files"] == audit["train"] + audit["validation"] + audit["test"] == 48
+
+
+def test_each_held_out_photo_has_one_prediction(finished):
+    predictions = pd.read_csv(finished.project.path("data/predictions.csv"))
+    samples = pd.read_csv(finished.project.path("data/prepared/samples.csv"))
+    held_out = samples[samples["split"].isin(["validation", "test"])]
+    assert predictions["file"].tolist() == held_out["file"].tolist()
+    assert predictions["file"].is_unique
+    assert set(predictions["prediction"]) <= {0, 1, 2, 3}
+
+
+def test_the_report_needs_nothing_beside_it(finished):
+    page = finished.project.path("report.html").read_text(encoding="utf-8")
+    assert "<img" in page
+    assert not re.search(r"""(src|href)=["']?(https?:|//)""", page)
+
+
+def test_status_is_clean_and_dvc_shows_metrics_and_plots(done):
+    # The photo sets that nobody has fetched are all that DVC may miss.
+    changed = json.loads(done.dvc("status", "--json").succeeds())
+    assert set(changed) <= {"data.dvc", "gtsrb.dvc"}
+    assert "accuracy" in done.dvc("metrics", "show").succeeds()
+    done.dvc("metrics", "diff").succeeds()
+    done.dvc("plots", "show", "-o", "plots").succeeds()
+    page = done.path("plots/index.html").read_text(encoding="utf-8")
+    for name in ("Loss", "Accuracy", "Recall", "confusion.png", "reliability.png"):
+        assert name in page
+
+
+def test_nothing_to_do_starts_no_stage_and_imports_no_tensorflow(finished, done, stages_in):
+    assert "tensorflow" in finished.notes  # so that its absence below means something
+    text = done.dvc("repro").succeeds()
+    assert "Running stage" not in text
+    assert "up to date" in text
+    notes = done.notes()
+    assert stages_in(notes) == []
+    assert "tensorflow" not in notes
+    assert not done.run("git", "status", "--porcelain").succeeds()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("evaluate.gallery", 5, ["evaluate"]),
+        ("train.classic.learning_rate", 0.002, []),
+        ("preprocess.images.classic.size", 64, []),
+        ("train.compact.learning_rate", 0.002, ["train", "evaluate"]),
+        ("preprocess.split.seed", 2, ["preprocess", "train", "evaluate"]),
+    ],
+)
+def test_a_changed_parameter_runs_only_what_depends_on_it(done, stages_in, key, value, expected):
+    done.set(**{key: value})
+    done.dvc("repro").succeeds()
+    assert stages_in(done.notes()) == expected
+    if "train" in expected:
+        # `metrics diff` has something to say against the last commit.
+        assert "metrics" in done.dvc("metrics", "diff").succeeds()
+
+
+def test_a_damaged_cache_is_noticed_and_the_advice_repairs_it(done):
+    images = done.path("data/prepared/images.npy")
+    whole = images.read_bytes()
+    about = json.loads(done.path("data/prepared/prepared.json").read_text())
+    md5 = about["md5"]["images.npy"]
+    cached = done.path(f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}")
+    cached.chmod(0o644)
+    cached.write_bytes(whole[:-1000] + bytes(1000))
+    cached.chmod(0o444)  # DVC trusts what is read-only
+    shutil.rmtree(images.parent)
+    done.dvc("checkout", "data/prepared").succeeds()
+    assert images.read_bytes() != whole, "DVC now checks what it checks out"
+    done.set(**{"train.compact.epochs": 1})
+    outcome = done.dvc("repro")
+    outcome.fails_with("data/prepared/images.npy is damaged")
+
+    advice = re.search(
+        r"Delete it and its copy in the cache, (\S+), then run `dvc (.+)`\.", outcome.text
+    )
+    assert advice
+    images.unlink()
+    done.path(advice[1]).unlink()
+    done.dvc(*advice[2].split()).succeeds()
+    assert images.read_bytes() == whole
+    done.dvc("repro", "train").succeeds()
