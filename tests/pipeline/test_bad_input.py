@@ -281,16 +281,16 @@ def test_bad_parameters_of_an_experiment(project):
 
 def test_a_loss_that_is_no_number(blank, tmp_path):
     project = blank.copy(tmp_path / "clone")
-    project.set(
-        **{
-            "train.network": "classic",
-            "preprocess.images.classic.size": 32,
-            "train.classic.learning_rate": 1.0,
-            "train.classic.steps_per_epoch": 20,
-        }
-    )
+    # The learning rates that params.yaml may hold do not get there on so few photos.
+    networks = project.path("signs/networks.py")
+    code = networks.read_text(encoding="utf-8")
+    assert "Rescaling(1 / 127.5" in code
+    networks.write_text(code.replace("Rescaling(1 / 127.5", "Rescaling(1e38"), encoding="utf-8")
     outcome = project.dvc("repro", "train")
-    outcome.fails_with("The loss is not a number", "train.classic.learning_rate")
+    outcome.fails_with(
+        "The loss is not a number any more in epoch 1", "Lower train.compact.learning_rate"
+    )
+    assert not project.path(".resume").exists()
     assert not project.path("models/classifier").exists()
     assert not project.path("models/model.keras").exists()
 

@@ -24,7 +24,9 @@ def test_a_first_run_makes_all_outputs(finished, stages_in):
 
 def test_metrics_are_in_range(finished):
     project = finished.project
-    metrics = json.loads(project.path("metrics/evaluate/metrics.json").read_text())
+    headline = json.loads(project.path("metrics/evaluate/metrics.json").read_text())
+    metrics = json.loads(project.path("metrics/evaluate/details.json").read_text())
+    assert headline["accuracy"] == metrics["test"]["accuracy"]
     for split in ("validation", "test"):
         for name, value in metrics[split].items():
             if name in ("images", "groups", "classes"):

@@ -1,0 +1,59 @@
+"""Experiments as the README shows them: one with a changed parameter, then a queued sweep."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+METRICS = "metrics/evaluate/metrics.json"
+
+
+def experiments(project) -> dict[str, dict[str, Any]]:
+    """Name → parameters and metrics of all experiments, as `dvc exp show` knows them."""
+    shown = json.loads(project.dvc("exp", "show", "--json").succeeds())
+    return {
+        experiment["name"]: experiment["revs"][-1]["data"]
+        for baseline in shown
+        for experiment in baseline["experiments"] or []
+    }
+
+
+def work_off_the_queue(project) -> None:
+    """Start a worker and wait for it; start it again if it ended before the queue did."""
+    for _ in range(1000):
+        status = project.dvc("queue", "status").succeeds()
+        if "Queued" not in status and "Running" not in status:
+            assert "Failed" not in status, status
+            break
+        if "0 active, 0 idle" in status:
+            project.dvc("queue", "start").succeeds()
+        time.sleep(1)
+
+
+def test_an_experiment_and_a_queued_sweep_over_two_parameters(done, stages_in):
+    done.dvc("exp", "run", "--name", "single", "-S", "train.seed=2").succeeds()
+    assert stages_in(done.notes()) == ["train", "evaluate"]
+    found = experiments(done)
+    assert found["single"]["params"]["params.yaml"]["data"]["train"]["seed"] == 2
+    assert 0 <= found["single"]["metrics"][METRICS]["data"]["accuracy"] <= 1
+
+    try:
+        done.dvc(
+            *("exp", "run", "--queue", "-S", "train.seed=2,3", "-S", "evaluate.gallery=4,5")
+        ).succeeds()
+        work_off_the_queue(done)
+    finally:
+        done.dvc("queue", "stop", "--kill")
+    # What was trained once, also by the experiment above, is taken from the cache.
+    stages = stages_in(done.notes())
+    assert (stages.count("train"), stages.count("evaluate")) == (1, 4)
+    swept = [data for name, data in experiments(done).items() if name != "single"]
+    assert len(swept) == 4
+    for data in swept:
+        assert 0 <= data["metrics"][METRICS]["data"]["accuracy"] <= 1
+    params = [data["params"]["params.yaml"]["data"] for data in swept]
+    combinations = {(p["train"]["seed"], p["evaluate"]["gallery"]) for p in params}
+    assert combinations == {(2, 4), (2, 5), (3, 4), (3, 5)}
