@@ -56,7 +56,7 @@ def divide(samples: pd.DataFrame, thumbnails: Thumbnails, settings: Split) -> No
 
     rows = np.flatnonzero(usable & ~_duplicate(samples))
     near = np.empty((0, 2), np.int64)
-    if not _has_tracks(samples):
+    if not has_tracks(samples):
         near = rows[
             splits.near_duplicate_pairs(thumbnails[rows], labels[rows], settings.similarity)
         ]
@@ -90,7 +90,7 @@ def _duplicate(samples: pd.DataFrame) -> Bools:
     return (samples["digest"].duplicated() & (samples["digest"] != "")).to_numpy()
 
 
-def _has_tracks(samples: pd.DataFrame) -> bool:
+def has_tracks(samples: pd.DataFrame) -> bool:
     """Whether the set says which photos belong together.
 
     Then thumbnails are not compared: frames of different physical signs look alike too.
@@ -111,7 +111,7 @@ def measure(samples: pd.DataFrame, thumbnails: Thumbnails, settings: Split) -> d
         samples, usable & ~samples["contradicting"].to_numpy(), np.arange(len(samples)), settings
     )
     near = {}
-    if not _has_tracks(samples):
+    if not has_tracks(samples):
         near = splits.count_near_twins(split, thumbnails, labels, settings.similarity)
     return {
         "files": len(samples),

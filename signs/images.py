@@ -103,8 +103,8 @@ def prepare(
 
 def thumbnail(image: Image, side: int = 16) -> Image:
     """A small grey version of a decoded photo, uint8 (side, side), to compare photos by."""
-    small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
-    return cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)  # type: ignore[return-value]
+    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    return cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
 
 
 def _crop(image: Image, region: tuple[float, float, float, float], margin: float) -> Image:
