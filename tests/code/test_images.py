@@ -170,6 +170,22 @@ def test_truncated(kind: str, share: float) -> None:
         decode(content[: int(len(content) * share)])
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "missing"),
+    # All pixels may be there, or a progressive file's coarse ones: still not the photo it was.
+    [
+        ("JPEG", {}, 1),
+        ("JPEG", {}, 2),
+        ("JPEG", {"progressive": True}, 2),
+        ("JPEG", {"progressive": True}, 400),
+        ("PNG", {}, 12),
+    ],
+)
+def test_truncated_at_the_very_end(kind: str, options: dict[str, object], missing: int) -> None:
+    with pytest.raises(ImageError, match="truncated"):
+        decode(encode(noise(), kind, **options)[:-missing])
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "PPM"])
 def test_only_a_header(kind: str) -> None:
     content = encode(noise(), kind)

@@ -84,6 +84,10 @@ def test_shares_come_close(sizes: list[int], wanted: tuple[float, float], seed: 
         assert share * total - 5.5 <= found[name] <= max(share * total + 0.5, 1)
 
 
+def test_groups_that_fit_exactly_are_taken() -> None:
+    assert of_class([5] * 20) == {TRAIN: 80, VALIDATION: 10, TEST: 10}
+
+
 def test_large_groups_do_not_swell_a_split() -> None:
     # Tracks of 30 images: 10 % of 210 is 21, so one track is the least.
     assert of_class([30] * 7) == {TRAIN: 150, VALIDATION: 30, TEST: 30}
