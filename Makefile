@@ -21,6 +21,9 @@ export TF_CPP_MIN_LOG_LEVEL := 2
 # Without bytecode TensorFlow takes three times as long to import.
 unexport PYTHONDONTWRITEBYTECODE
 
+# Columns of `make experiments` that seldom decide; those that do not differ are left out, too.
+HIDDEN_COLUMNS := /|^(Created|State|Executor|accuracy_low|accuracy_high|log_loss|top3_accuracy|ece_uncalibrated|images_per_second)$$
+
 ##@ Run
 .PHONY: pipeline data results benchmark experiments
 
@@ -32,10 +35,11 @@ pipeline: setup  ## Run the whole pipeline and print its metrics (the default)
 	@echo "Pictures and tables: report.html"
 
 data: setup  ## Fetch the real photos from their public sources
-	@$(BIN)/python -m signs.download $(ARGS)
+	@$(BIN)/python -m signs.download $(ARGS) && $(BIN)/dvc commit --quiet --force data.dvc
 
 experiments: setup  ## Compare the experiments run so far
-	@$(BIN)/dvc exp show $(ARGS)
+	@$(BIN)/dvc exp show --only-changed --precision 4 --sort-by accuracy --sort-order desc \
+		--drop '$(HIDDEN_COLUMNS)' $(ARGS)
 
 benchmark: setup  ## Measure the speed of the pipeline and of the classifier
 	@$(BIN)/python -m benchmarks.speed $(ARGS)
