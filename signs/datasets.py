@@ -36,7 +36,7 @@ GTSRB_COLUMNS = ["Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "R
 EXPECTED_FILES = {"signs": 4_170, "gtsrb": 39_209}
 
 # PKWARE's APPNOTE.TXT, 4.3.7: signature, 22 bytes, lengths of file name and extra field.
-LOCAL_HEADER = struct.Struct("<4s22xHH")
+LOCAL_HEADER = struct.Struct("<26xHH")
 LONGEST_EXTRA = 128
 ENCRYPTED = 0x1
 
@@ -127,21 +127,24 @@ class _Archive:
 
     def __init__(self, path: Path) -> None:
         self._zip = zipfile.ZipFile(path)
-        self._file = path.open("rb")
 
     def read(self, member: str) -> bytes:
         info = self._zip.getinfo(member)
-        plain = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-        if not plain or info.flag_bits & ENCRYPTED:
+        if info.flag_bits & ENCRYPTED:
+            raise zipfile.BadZipFile(f"{member}: encrypted")
+        file = self._zip.fp
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or file is None:
             return self._zip.read(info)
         # The local header repeats the name, with an extra field of its own length.
         longest = LOCAL_HEADER.size + len(info.orig_filename.encode()) + LONGEST_EXTRA
-        content = os.pread(self._file.fileno(), longest + info.compress_size, info.header_offset)
-        signature, name_length, extra_length = LOCAL_HEADER.unpack_from(content)
+        content = os.pread(file.fileno(), longest + info.compress_size, info.header_offset)
+        if len(content) < LOCAL_HEADER.size or content[:4] != b"PK\3\4":
+            raise zipfile.BadZipFile(f"{member}: not where the archive's directory says")
+        name_length, extra_length = LOCAL_HEADER.unpack_from(content)
+        if extra_length > LONGEST_EXTRA:
+            return self._zip.read(info)
         start = LOCAL_HEADER.size + name_length + extra_length
         stored = content[start : start + info.compress_size]
-        if signature != b"PK\3\4" or extra_length > LONGEST_EXTRA:
-            return self._zip.read(info)
         try:
             data = zlib.decompress(stored, -15) if info.compress_type else stored
         except zlib.error as error:
