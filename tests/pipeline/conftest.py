@@ -231,7 +231,7 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.set(**TINY)
     _write_photos(project.path("data/tiny"))
     # data/ is not in git, so `dvc add` cannot put its file there.
-    project.path("tiny.dvc").write_text("outs:\n- path: data/tiny\n")
+    project.path("tiny.dvc").write_text("outs:\n- path: data/tiny\n  hash: md5\n")
     with project.path(".gitignore").open("a") as file:
         file.write("\n.log.*\n")
     project.run("git", "init", "--quiet", "-b", "main").succeeds()
