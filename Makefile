@@ -85,8 +85,8 @@ setup:  ## Build .venv for the pipeline
 setup-dev:  ## Build .venv for development: the pipeline's packages, tests and checks
 	@$(SETUP) development
 
-clean:  ## Remove what the tools left behind; data, models and results stay
-	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean:  ## Remove what the tools and killed trainings left; data, models and results stay
+	@rm -rf .resume .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -path ./.venv -prune -o -path ./.dvc -prune -o -path ./data -prune -o \
 		-name __pycache__ -type d -exec rm -rf {} +
 

@@ -110,16 +110,16 @@ def measure(samples: pd.DataFrame, thumbnails: Thumbnails, settings: Split) -> d
     random_split = _assign(
         samples, usable & ~samples["contradicting"].to_numpy(), np.arange(len(samples)), settings
     )
-    near = {}
+    near = None  # not compared
     if not has_tracks(samples):
-        near = splits.count_near_twins(split, thumbnails, labels, settings.similarity)
+        near = sum(splits.count_near_twins(split, thumbnails, labels, settings.similarity).values())
     return {
         "files": len(samples),
         "unusable": int((~usable).sum()),
         "contradicting": int(samples["contradicting"].sum()),
         "distinct": int((usable & ~_duplicate(samples)).sum()),
         "exact_duplicates": int(_duplicate(samples).sum()),
-        "with_near_duplicate": int(samples["near_duplicate"].sum()),
+        "with_near_duplicate": None if near is None else int(samples["near_duplicate"].sum()),
         "groups": len(sizes),
         "largest_group": int(sizes.max(initial=0)),
         "classes": len(np.unique(labels[usable])),
@@ -128,7 +128,7 @@ def measure(samples: pd.DataFrame, thumbnails: Thumbnails, settings: Split) -> d
         "leaks": {
             "exact": sum(splits.count_twins(split, digests).values()),
             "group": sum(splits.count_twins(split, group.astype(str)).values()),
-            "near": sum(near.values()),
+            "near": near,
             "test_percent": _test_twins_percent(split, digests),
             "test_percent_if_split_at_random": _test_twins_percent(random_split, digests),
         },
@@ -219,7 +219,8 @@ def refuse_bad_data(
                 f"See {folder / 'classes.csv'}."
             )
     leaks = found["leaks"]
-    if settings.split.group == "duplicates" and leaks["exact"] + leaks["group"] + leaks["near"]:
+    leaked = leaks["exact"] or leaks["group"] or leaks["near"]
+    if settings.split.group == "duplicates" and leaked:
         raise UserError(f"The split leaks: {leaks}. This is a defect of signs/splits.py.")
 
 

@@ -94,7 +94,7 @@ class Classifier:
         if hashlib.sha256(content).hexdigest() != about.sha256:
             raise ClassifierError(
                 f"{folder / MODEL} is truncated or belongs to another {ABOUT}. "
-                f"Delete {folder} and run `dvc repro` or `dvc pull`."
+                "`dvc repro -f train` makes it anew."
             )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads

@@ -33,12 +33,14 @@ GTSRB_COLUMNS = ["Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "R
 
 # Sets that are known under their name must be whole. Copies of GTSRB with 26,640 training
 # images (class 0: 150) are in circulation; accuracies on them compare with nothing.
-EXPECTED_FILES = {"signs": 4_170, "gtsrb": 39_209}
+EXPECTED_FILES = {"signs": {"training": 4_170}, "gtsrb": {"training": 39_209, "test": 12_630}}
 
 # PKWARE's APPNOTE.TXT, 4.3.7: signature, 22 bytes, lengths of file name and extra field.
 LOCAL_HEADER = struct.Struct("<26xHH")
 LONGEST_EXTRA = 128
 ENCRYPTED = 0x1
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".webp"}
 
 COLUMNS = ["file", "class_id", "track", "fixed_split", "left", "top", "right", "bottom"]
 
@@ -163,14 +165,15 @@ def _how_to_get(name: str) -> str:
 
 
 def _check_count(name: str, table: pd.DataFrame) -> None:
-    expected = EXPECTED_FILES.get(name)
-    found = int((table["fixed_split"] == "").sum())
-    if expected is not None and found != expected:
-        raise DatasetError(
-            f"data/{name} holds {found:,} training images, the full set has {expected:,}: "
-            f"this is another or an incomplete copy. {_how_to_get(name)} "
-            "To use it all the same, give the folder another name."
-        )
+    test = table["fixed_split"] == "test"
+    for part, expected in EXPECTED_FILES.get(name, {}).items():
+        found = int(test.sum() if part == "test" else (~test).sum())
+        if found != expected and (found or part == "training"):
+            raise DatasetError(
+                f"data/{name} holds {found:,} {part} images, the full set has {expected:,}: "
+                f"this is another or an incomplete copy. {_how_to_get(name)} "
+                "To use it all the same, give the folder another name."
+            )
 
 
 def _class_folders(
@@ -178,18 +181,31 @@ def _class_folders(
 ) -> tuple[list[tuple[object, ...]], list[tuple[str, str]], dict[int, str]]:
     """Images by class sub-folder, in the folder itself and in its zip archives."""
     by_class: dict[str, list[str]] = {}
+    problems: list[tuple[str, str]] = []
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
         if path.is_dir():
             files = sorted(p for p in path.rglob("*") if p.is_file() and p.name[0] != ".")
             names = [p.relative_to(folder).as_posix() for p in files]
+            deeper = [name for name in names if name.count("/") > 1]
+            if deeper:
+                raise DatasetError(
+                    f"{folder / deeper[0]} lies too deep: images belong directly into their "
+                    f"class folder, as in {folder.name}/<class>/<image>."
+                )
             by_class.setdefault(path.name, []).extend(names)
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            problems.append((path.name, "lies in no class folder"))
         elif path.suffix == ".zip":
             for member in _members(path):
                 parent = PurePosixPath(member).parent.name
-                if parent and not PurePosixPath(member).name.startswith("."):
+                if PurePosixPath(member).name.startswith("."):
+                    continue
+                if parent:
                     by_class.setdefault(parent, []).append(f"{path.name}/{member}")
+                elif PurePosixPath(member).suffix.lower() in IMAGE_SUFFIXES:
+                    problems.append((f"{path.name}/{member}", "lies in no class folder"))
     numeric = [name.isdecimal() for name in by_class]
     if any(numeric) and not all(numeric):
         odd = sorted(name for name in by_class if not name.isdecimal())
@@ -204,7 +220,6 @@ def _class_folders(
     if repeated:
         raise DatasetError(f"{folder} has several folders for class {', '.join(sorted(repeated))}.")
     rows: list[tuple[object, ...]] = []
-    problems = []
     for class_id, name in zip(ids, order, strict=True):
         if not by_class[name]:
             problems.append((name, "the class folder is empty"))
@@ -302,7 +317,7 @@ def _names(
     """Class names from a labels CSV; from the folders if there is none."""
     candidates = [folder / "labels.csv", LABELS / f"{name}.csv"]
     path = next((p for p in candidates if p.exists()), None)
-    if path is None and name == "synthetic":
+    if path is None and (name == "synthetic" or (folder / GTSRB_TRAINING).exists()):
         path = LABELS / "gtsrb.csv"
     if path is None:
         return {i: folder_names.get(i, str(i)) for i in class_ids}

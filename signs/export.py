@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import onnx
 
-# What makes a classifier what it is, apart from params.yaml, whose content it records whole.
+# The code that a classifier comes from; the parameters are recorded beside the commit.
 CODE = ["signs", "stages", "requirements"]
 DATE = (1980, 1, 1, 0, 0, 0)
 

@@ -16,7 +16,7 @@ from signs.errors import UserError
 PARAMS_FILE = Path("params.yaml")
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -233,4 +233,9 @@ def _describe(problem: Any) -> str:
         return f"{key}: missing"
     if problem["type"] == "value_error":
         return f"{key}: {problem['ctx']['error']}"
-    return f"{key} = {problem['input']!r}: {problem['msg']}"
+    hint = ""
+    if problem["type"] == "float_type" and isinstance(problem["input"], str):
+        hint = " (in YAML, 1e-3 is a text; write 0.001 or 1.0e-3)"
+    if problem["type"] == "string_pattern_mismatch":
+        return f"{key} = {problem['input']!r}: a folder name of letters, digits, _, . and -"
+    return f"{key} = {problem['input']!r}: {problem['msg']}{hint}"

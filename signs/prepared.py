@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from signs.errors import UserError
-from signs.params import ImageSettings
+from signs.params import ImageSettings, Split
 
 FOLDER = Path("data/prepared")
 COLUMNS = ["file", "class_id", "label", "group", "split", "height", "width"]
@@ -34,6 +34,7 @@ class Prepared:
             left/top/right/bottom in shares of width and height (NaN: the whole image).
         labels: one row a class, in label order: ClassId, Name.
         settings: how the images were made from the photos.
+        split: how they were divided.
         dataset: name of the photo set.
         digest: identifies the content of all of this.
     """
@@ -42,6 +43,7 @@ class Prepared:
     samples: pd.DataFrame
     labels: pd.DataFrame
     settings: ImageSettings
+    split: Split
     dataset: str
     digest: str
 
@@ -50,11 +52,12 @@ class Prepared:
         return np.flatnonzero(self.samples["split"].to_numpy() == split)
 
 
-def describe(folder: Path, dataset: str, settings: ImageSettings) -> None:
+def describe(folder: Path, dataset: str, settings: ImageSettings, split: Split) -> None:
     """Write prepared.json: settings, and the md5 of each file, which `load` checks."""
     about = {
         "dataset": dataset,
         "images": settings.model_dump(),
+        "split": split.model_dump(),
         "md5": {name: md5(folder / name) for name in (IMAGES, SAMPLES, LABELS)},
     }
     (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -71,6 +74,7 @@ def load(folder: Path = FOLDER) -> Prepared:
     try:
         about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         settings, dataset = ImageSettings.model_validate(about["images"]), about["dataset"]
+        split = Split.model_validate(about["split"])
         for name, expected in about["md5"].items():
             if md5(folder / name) != expected:
                 raise PreparedError(
@@ -92,6 +96,7 @@ def load(folder: Path = FOLDER) -> Prepared:
         ),
         labels=pd.read_csv(folder / LABELS, keep_default_na=False, dtype={"Name": str}),
         settings=settings,
+        split=split,
         dataset=dataset,
         digest=md5(folder / ABOUT),
     )

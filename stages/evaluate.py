@@ -83,14 +83,28 @@ def evaluate() -> None:
     classes = _class_table(test, data)
     classes.to_csv(METRICS / "classes.csv", index=False, float_format="%.4f")
     _confusions(test, data).to_csv(METRICS / "confusions.csv", index=False, float_format="%.4f")
-    _draw(test, logits[on[splits.TEST]], classes, measured[splits.TEST], model, settings)
+    _draw(test, logits[on[splits.TEST]], classes, measured[splits.TEST], model)
+    _draw_mistakes(test, data, settings.evaluate.gallery)
     report.write_page(
         Path("metrics"),
-        {**settings.model_dump(), "provenance": model.about.provenance},
+        _settings(settings, model.about),
         data.labels,
         REPORT,
     )
     print(_summary(measured[splits.TEST]))
+
+
+def _settings(settings: params.Params, about: classifier.About) -> dict[str, Any]:
+    """What this run used, and no more: other settings may change without a new report."""
+    provenance = dict(about.provenance)
+    used = provenance.pop("params")
+    return {
+        "dataset": provenance.pop("dataset"),
+        "preprocess": {"images": about.images.model_dump(), "split": used.pop("split")},
+        "train": used,
+        "evaluate": settings.evaluate.model_dump(),
+        "provenance": {"version": about.version, **provenance},
+    }
 
 
 def _predict(
@@ -137,7 +151,14 @@ def _compare_with_keras(
     if len(rows) > AGREEMENT_IMAGES:
         rows = np.sort(np.random.default_rng(0).choice(rows, AGREEMENT_IMAGES, replace=False))
     inputs = data.images[rows]
-    original = keras.models.load_model(KERAS_MODEL).predict(inputs, batch_size=256, verbose=0)
+    try:
+        keras_model = keras.models.load_model(KERAS_MODEL)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{KERAS_MODEL} cannot be read ({error}). If it is damaged in DVC's cache, too, "
+            "`dvc repro -f train` makes it anew."
+        ) from error
+    original = keras_model.predict(inputs, batch_size=256, verbose=0)
     exported = np.concatenate([model.logits(inputs[i : i + 256]) for i in range(0, len(rows), 256)])
     difference = np.abs(
         classifier.probabilities(original) - classifier.probabilities(exported)
@@ -200,7 +221,7 @@ def _measure(
         "ece": calibration.expected_calibration_error(confidence, correct),
         "ece_uncalibrated": calibration.expected_calibration_error(uncalibrated, correct),
         "known": known.mean(),
-        "known_precision": correct[known].mean() if known.any() else 0.0,
+        "known_precision": correct[known].mean() if known.any() else 1.0,
     }
     return {
         "images": len(labels),
@@ -253,7 +274,6 @@ def _draw(
     classes: pd.DataFrame,
     metrics: dict[str, float],
     model: classifier.Classifier,
-    settings: params.Params,
 ) -> None:
     names = model.about.names
     true, predicted = test["label"].to_numpy(), test["predicted_label"].to_numpy()
@@ -271,13 +291,18 @@ def _draw(
         {"before": metrics["ece_uncalibrated"], "after": metrics["ece"]},
         METRICS / "reliability.png",
     )
-    reader = datasets.Reader(datasets.DATA / settings.dataset)
+
+
+def _draw_mistakes(test: pd.DataFrame, data: prepared.Prepared, count: int) -> None:
+    """The wrong answers that were given with the most confidence."""
+    reader = datasets.Reader(datasets.DATA / data.dataset)
+    names = data.labels["Name"].tolist()
     wrong = test[~test["correct"]].sort_values("confidence", ascending=False, kind="stable")
     columns = ["file", "label", "predicted_label", "confidence"]
     mistakes = [
         (images.decode(reader.read(file))[:, :, ::-1], names[label], names[answer], sure, file)
         for file, label, answer, sure in wrong[columns]
-        .head(settings.evaluate.gallery)
+        .head(count)
         .itertuples(index=False, name=None)
     ]
     diagrams.draw_mistakes(mistakes, METRICS / "mistakes.jpg")

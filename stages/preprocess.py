@@ -55,7 +55,7 @@ def preprocess() -> None:
         audit.refuse_bad_data(found, dataset.problems, settings.preprocess, METRICS)
         samples[prepared.COLUMNS].to_csv(staging / prepared.SAMPLES, index=False)
         labels.to_csv(staging / prepared.LABELS, index=False)
-        prepared.describe(staging, settings.dataset, settings.images)
+        prepared.describe(staging, settings.dataset, settings.images, settings.preprocess.split)
         shutil.rmtree(prepared.FOLDER, ignore_errors=True)
         staging.rename(prepared.FOLDER)
     finally:

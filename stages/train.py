@@ -39,7 +39,7 @@ KERAS_MODEL = Path("models/model.keras")
 # What determines the course of a training, besides data and parameters.
 CODE = [
     Path(__file__).parent.parent / path
-    for path in ("signs/augment.py", "signs/networks.py", "stages/train.py")
+    for path in ("signs/augment.py", "signs/calibration.py", "signs/networks.py", "stages/train.py")
 ]
 
 TIMING = Path("metrics/timing.json")
@@ -231,8 +231,10 @@ class Training:
         }.items():
             self._live.log_metric(name, value)
         self._live.make_summary()
-        _store(self._model, progress, better, self._state)
         progress.seconds += time.monotonic() - started
+        store_started = time.monotonic()
+        _store(self._model, progress, better, self._state)
+        progress.seconds += time.monotonic() - store_started
         self._line.tell(
             f"epoch {epoch:3}/{self._recipe.epochs}  loss {loss:.4f}  accuracy {accuracy:.4f}  "
             f"validation: loss {validation_loss:.4f}  accuracy {validation_accuracy:.4f}"
@@ -329,7 +331,7 @@ def _export(model: keras.Model, data: prepared.Prepared, settings: params.Params
             "dataset": data.dataset,
             "data": data.digest,
             "params": {
-                "split": settings.preprocess.split.model_dump(),
+                "split": data.split.model_dump(),
                 "network": settings.train.network,
                 "seed": settings.train.seed,
                 "recipe": settings.train.recipe.model_dump(),

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from signs import prepared
-from signs.params import ImageSettings
+from signs.params import ImageSettings, Split
 from signs.prepared import PreparedError
 
+SPLIT = Split(group="duplicates", similarity=0.9, validation=0.1, test=0.1, seed=1)
 SETTINGS = ImageSettings(size=8, color="rgb", contrast="none", margin=0.05)
 IMAGES = np.random.default_rng(1).integers(0, 256, (4, 8, 8, 3), np.uint8)
 
@@ -36,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
     ).to_csv(tmp_path / prepared.SAMPLES, index=False)
     labels = pd.DataFrame({"ClassId": [0, 7], "Name": ["NA", "30"]})
     labels.to_csv(tmp_path / prepared.LABELS, index=False)
-    prepared.describe(tmp_path, "own", SETTINGS)
+    prepared.describe(tmp_path, "own", SETTINGS, SPLIT)
     return tmp_path
 
 
@@ -45,6 +46,7 @@ def test_round_trip(folder: Path) -> None:
     assert isinstance(found.images, np.memmap)
     assert (found.images == IMAGES).all()
     assert found.settings == SETTINGS
+    assert found.split == SPLIT
     assert found.dataset == "own"
     # Texts stay texts, however much they look like something else; only regions may lack.
     assert found.samples["file"].tolist() == ["0/a.png", "0/NA", "7/null.png", "7/b.png"]
@@ -59,13 +61,13 @@ def test_round_trip(folder: Path) -> None:
 
 def test_digest_tells_contents_apart(folder: Path) -> None:
     first = prepared.load(folder).digest
-    prepared.describe(folder, "own", SETTINGS)
+    prepared.describe(folder, "own", SETTINGS, SPLIT)
     assert prepared.load(folder).digest == first
     digests = {first}
     np.save(folder / prepared.IMAGES, 255 - IMAGES)
-    prepared.describe(folder, "own", SETTINGS)
+    prepared.describe(folder, "own", SETTINGS, SPLIT)
     digests.add(prepared.load(folder).digest)
-    prepared.describe(folder, "own", SETTINGS.model_copy(update={"margin": 0.1}))
+    prepared.describe(folder, "own", SETTINGS.model_copy(update={"margin": 0.1}), SPLIT)
     digests.add(prepared.load(folder).digest)
     assert len(digests) == 3
 
