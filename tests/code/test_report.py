@@ -198,7 +198,8 @@ def metrics(tmp_path):
     test = {"images": 1234, "classes": 2, "accuracy": 0.98765, "accuracy_low": 0.97}
     write_json(folders["preprocess"] / "audit.json", audit)
     write_json(
-        folders["train"] / "metrics.json", {"epochs": 3, "minutes": 1.25, "parameters": 9876}
+        folders["train"] / "metrics.json",
+        {"step": 3, "best": {"epoch": 2}, "parameters": 9876},
     )
     write_json(folders["evaluate"] / "details.json", {"test": test, "onnx_agreement": 1e-6})
     write_classes(folders["preprocess"], class_table(*answers(3), names).assign(files=7, note=""))
@@ -271,7 +272,7 @@ def test_page_answers_in_its_first_lines(metrics):
         "✓ No leak",
         "✓ The exported ONNX model agrees",
         "9,876",
-        "1.2 min",
+        "2 of 3",
         "1 of 3 classes have too few distinct photos",
         "2 Yield.",
         "The first 20 of 30",
