@@ -15,7 +15,7 @@ import platform
 import re
 import statistics
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from signs.parallel import cores
 
 EXPERIMENTS = Path(__file__).with_suffix(".yaml")
 TARGET = Path("docs/results.md")
+PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-cpu")
 HEADER = """# Results on real photos
 
 Made by `make results` from `benchmarks/results.yaml`; each row's experiments are kept as DVC
@@ -121,7 +122,11 @@ def _row(title: str, runs: list[dict[str, Any]]) -> str:
 
 
 def _footer(commits: set[str]) -> str:
-    packages = ", ".join(f"{name} {version(name)}" for name in ("tensorflow", "keras", "numpy"))
+    packages = ", ".join(
+        f"{package.metadata['Name']} {package.version}"
+        for package in distributions()
+        if package.metadata["Name"] in PACKAGES
+    )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
         f"\nMachine: {_processor()}, {cores()} cores, {memory:.0f} GB of memory, no GPU; Python "
