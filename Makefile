@@ -17,7 +17,6 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export ITERATIVE_DO_NOT_TRACK := 1
 export BENTOML_DO_NOT_TRACK := True
-export TF_CPP_MIN_LOG_LEVEL := 2
 # Without bytecode TensorFlow takes three times as long to import.
 unexport PYTHONDONTWRITEBYTECODE
 

@@ -31,7 +31,7 @@ from signs import datasets, params, prepared
 from signs.errors import UserError, run_stage
 from signs.parallel import cores, ordered_map
 
-REPEATS = 5
+REPEATS = 9
 TRAIN_ROUNDS = 3
 CHUNK = 256
 

@@ -186,7 +186,7 @@ def _draw_groups(samples: pd.DataFrame, dataset: datasets.Dataset, path: Path) -
         name = dataset.names[int(members["class_id"].iloc[0])]
         caption = f"{name[:38]}\n{len(members)} files, {members['digest'].nunique()} distinct"
         files = members["file"][:SHOWN_PHOTOS]
-        rows.append((caption, [images.decode(reader.read(file))[:, :, ::-1] for file in files]))
+        rows.append((caption, [images.decode(reader.read(file)) for file in files]))
     title = "the largest groups of photos that stay together" if rows else "no duplicates"
     pictures.contact_sheet(rows, path, f"{dataset.folder.name}: {title}")
 

@@ -134,7 +134,7 @@ class Classifier:
     def prepare(
         self, photos: Sequence[images.Image], regions: Sequence[Region | None] | None = None
     ) -> npt.NDArray[np.uint8]:
-        """Decoded photos, BGR uint8 (H, W, 3) of any size → (N, size, size, channels)."""
+        """Decoded photos, RGB uint8 (H, W, 3) of any size → (N, size, size, channels)."""
         places = regions or [None] * len(photos)
         rows = [
             images.prepare(photo, self.about.images, region)

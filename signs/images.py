@@ -4,6 +4,8 @@ The only image path: training, evaluation, batch prediction and service all call
 `decode` and `prepare`, so a network never meets an image prepared in another way.
 """
 
+import re
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +16,8 @@ from signs.params import ImageSettings
 
 MIN_SIDE = 8
 TOO_MANY = f"more than {MAX_PIXELS // 10**6} million pixels"
-FORMATS = {
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"\xff\xd8\xff": "JPEG",
-    b"BM": "BMP",
-    b"RIFF": "WebP",
-    b"P5": "PGM",
-    b"P6": "PPM",
-}
+FORMATS = ("PNG", "JPEG", "BMP", "WebP", "PGM", "PPM")
+FIRST_BYTES = re.compile(rb"(\x89PNG\r\n\x1a\n)|(\xff\xd8\xff)|(BM)|(RIFF)|(P5)|(P6)")
 # A truncated PNG or JPEG is decoded to its end by OpenCV, with grey in place of what is
 # missing; only the closing mark tells. Some cameras append a few bytes after it.
 CLOSING_MARKS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
@@ -35,7 +31,7 @@ class ImageError(UserError):
 
 
 def decode(content: bytes) -> Image:
-    """Decode a photo: BGR, uint8 (H, W, 3), rotated as its EXIF entry says.
+    """Decode a photo: RGB, uint8 (H, W, 3), rotated as its EXIF entry says.
 
     Grey, palette, alpha, 16-bit and CMYK files all become 8-bit colour.
 
@@ -44,15 +40,15 @@ def decode(content: bytes) -> Image:
     """
     if not content:
         raise ImageError("the file is empty")
-    kind = next((name for mark, name in FORMATS.items() if content.startswith(mark)), None)
-    if kind is None:
-        allowed = ", ".join(FORMATS.values())
-        raise ImageError(f"not an image of a known format ({allowed})")
+    known = FIRST_BYTES.match(content)
+    if known is None:
+        raise ImageError(f"not an image of a known format ({', '.join(FORMATS)})")
+    kind = FORMATS[known.lastindex - 1]  # type: ignore[operator]  # each branch is a group
     mark = CLOSING_MARKS.get(kind)
     if mark and content.rfind(mark) < len(content) - TRAILING_BYTES:
         raise ImageError(f"the {kind} file is truncated")
     try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
         if "PIXELS" in str(error):
             raise ImageError(TOO_MANY) from error
@@ -75,7 +71,7 @@ def prepare(
     """Crop, resize and even out the contrast of a decoded photo.
 
     Args:
-        image: BGR, uint8 (H, W, 3).
+        image: RGB, uint8 (H, W, 3).
         settings: what the network was, or will be, trained with.
         region: where the sign is, as (left, top, right, bottom) in shares of width
             and height, 0 to 1; None if the photo shows just the sign.
@@ -91,19 +87,19 @@ def prepare(
     image = cv2.resize(image, (side, side), interpolation=interpolation)  # type: ignore[assignment]
     if settings.color == "grey":
         grey = _even_out(
-            np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8), settings.contrast
+            np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8), settings.contrast
         )
         return grey[:, :, None]
     if settings.contrast != "none":
-        luma = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2YCrCb), np.uint8)
+        luma = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb), np.uint8)
         luma[:, :, 0] = _even_out(luma[:, :, 0], settings.contrast)
         return cv2.cvtColor(luma, cv2.COLOR_YCrCb2RGB)  # type: ignore[return-value]
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+    return image
 
 
 def thumbnail(image: Image, side: int = 16) -> Image:
     """A small grey version of a decoded photo, uint8 (side, side), to compare photos by."""
-    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     return cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
 
 

@@ -1,13 +1,18 @@
 """Pictures of many photos at once."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from matplotlib.figure import Figure
 
 from signs.images import Image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DPI = 100
 CAPTION_WIDTH = 260  # pixels, for about 40 letters at 8 points
@@ -25,6 +30,9 @@ def contact_sheet(
         title: printed above.
         tile: pixels a side that each photo gets.
     """
+    # Not above: each worker process of a stage imports what the stage imports.
+    from matplotlib.figure import Figure
+
     columns = max((len(photos) for _, photos in rows), default=1)
     columns = max(1, min(columns, (1400 - CAPTION_WIDTH) // (tile + GAP)))
     step = tile + GAP

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from signs.params import Split
 
@@ -75,6 +73,10 @@ def _standardise(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 def groups(count: int, pairs: Pairs) -> Ints:
     """Number the connected components: (count,) group of each image."""
+    # Not above: each worker process of a stage imports what the stage imports.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), (count, count))
     components: Ints = connected_components(graph, directed=False)[1].astype(np.int64)
     return components

@@ -1,9 +1,13 @@
 """The stages of dvc.yaml: one file, one function, one block of params.yaml each."""
 
+import os
 import sys
 
 import signs  # noqa: F401  (before a stage imports OpenCV: sets its limits)
 from signs import errors
+
+# TensorFlow reads it when it is imported; below 2 it tells at length what processor it found.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 if sys.argv[0] == "-m":  # as dvc.yaml starts a stage: it has not been imported yet
     sys.excepthook = errors.report_uncaught

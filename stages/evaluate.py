@@ -300,7 +300,7 @@ def _draw_mistakes(test: pd.DataFrame, data: prepared.Prepared, count: int) -> N
     wrong = test[~test["correct"]].sort_values("confidence", ascending=False, kind="stable")
     columns = ["file", "label", "predicted_label", "confidence"]
     mistakes = [
-        (images.decode(reader.read(file))[:, :, ::-1], names[label], names[answer], sure, file)
+        (images.decode(reader.read(file)), names[label], names[answer], sure, file)
         for file, label, answer, sure in wrong[columns]
         .head(count)
         .itertuples(index=False, name=None)

@@ -4,12 +4,13 @@ Run by `dvc repro preprocess`, or alone: python -m stages.preprocess
 """
 
 import hashlib
+import math
 import shutil
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,15 +23,17 @@ from signs.parallel import ordered_map
 
 METRICS = Path("metrics/preprocess")
 CHUNK = 256  # files a task: few enough for a live progress bar, enough to hide its cost
+READ_AHEAD = 16  # files that a worker holds in memory
 REGION = ["left", "top", "right", "bottom"]
+
+Chunk = tuple[int, list[tuple[str, tuple[float, ...]]]]  # number of the first, file and region
 
 
 @dataclass
 class Decoded:
-    """What decoding one chunk of n files gave; rows of unusable files are zero."""
+    """What decoding one chunk of n files gave, besides their arrays."""
 
-    arrays: npt.NDArray[np.uint8]  # (n, size, size, channels)
-    thumbnails: npt.NDArray[np.uint8]  # (n, 16, 16); zero where they are not needed
+    thumbnails: npt.NDArray[np.uint8] | None  # (n, 16, 16); None where they are not needed
     digests: list[str]  # of the decoded pixels; "" for an unusable file
     shapes: list[tuple[int, int]]  # height, width
     problems: list[tuple[str, str]]  # file, what is wrong
@@ -66,75 +69,111 @@ def preprocess() -> None:
 def decode_all(
     dataset: datasets.Dataset, settings: params.ImageSettings, path: Path
 ) -> tuple[pd.DataFrame, npt.NDArray[np.uint8]]:
-    """Stream all images into one .npy file; returns the samples and their thumbnails."""
+    """Write all images into one .npy file; returns the samples and their thumbnails."""
     samples = dataset.table.copy()
     thumbnails = np.zeros((len(samples), 16, 16), np.uint8)
     digests: list[str] = []
     shapes: list[tuple[int, int]] = []
-    with (
-        path.open("wb") as file,
-        progress.bar(len(samples), "preprocess", " images") as bar,
-    ):
-        _write_header(file, (len(samples), settings.size, settings.size, settings.channels))
-        # Where the set names its tracks, thumbnails are not compared: see audit.divide.
-        start = (dataset.folder, settings, not audit.has_tracks(samples))
+    first_byte = _create(path, (len(samples), settings.size, settings.size, settings.channels))
+    # Where the set names its tracks, thumbnails are not compared: see audit.divide.
+    start = (dataset.folder, settings, not audit.has_tracks(samples), path, first_byte)
+    with progress.bar(len(samples), "preprocess", " images") as bar:
         for decoded in ordered_map(_decode_chunk, _chunks(samples), _open_dataset, start):
-            # Plain writes report a full disk as an error; a memory map would die of it.
-            file.write(decoded.arrays.tobytes())
-            thumbnails[len(digests) : len(digests) + len(decoded.digests)] = decoded.thumbnails
+            done = len(digests) + len(decoded.digests)
+            if decoded.thumbnails is not None:
+                thumbnails[len(digests) : done] = decoded.thumbnails
             digests += decoded.digests
             shapes += decoded.shapes
             dataset.problems += decoded.problems
             bar.update(len(decoded.digests))
     samples["digest"] = digests
-    samples[["height", "width"]] = shapes
+    samples["height"], samples["width"] = np.array(shapes).T
     return samples, thumbnails
 
 
-def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
+def _create(path: Path, shape: tuple[int, ...]) -> int:
+    """Make an .npy file of zeros, which the workers fill; returns where its data begin."""
+    with path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        first_byte = file.tell()
+        file.truncate(first_byte + math.prod(shape))
+    return first_byte
 
 
-def _chunks(samples: pd.DataFrame) -> Iterator[list[tuple[str, tuple[float, ...]]]]:
+def _chunks(samples: pd.DataFrame) -> Iterator[Chunk]:
     files = samples["file"].tolist()
     regions = [tuple(region) for region in samples[REGION].to_numpy().tolist()]
     for start in range(0, len(files), CHUNK):
         stop = start + CHUNK
-        yield list(zip(files[start:stop], regions[start:stop], strict=True))
+        yield start, list(zip(files[start:stop], regions[start:stop], strict=True))
 
 
 _worker: dict[str, Any] = {}
 
 
-def _open_dataset(folder: Path, settings: params.ImageSettings, compare: bool) -> None:
+def _open_dataset(
+    folder: Path, settings: params.ImageSettings, compare: bool, path: Path, first_byte: int
+) -> None:
     cv2.setNumThreads(1)
-    _worker.update(reader=datasets.Reader(folder), settings=settings, compare=compare)
-
-
-def _decode_chunk(chunk: list[tuple[str, tuple[float, ...]]]) -> Decoded:
-    settings: params.ImageSettings = _worker["settings"]
-    shape = (len(chunk), settings.size, settings.size, settings.channels)
-    result = Decoded(
-        np.zeros(shape, np.uint8), np.zeros((len(chunk), 16, 16), np.uint8), [], [], []
+    _worker.update(
+        reader=datasets.Reader(folder),
+        settings=settings,
+        compare=compare,
+        file=path.open("r+b"),
+        first_byte=first_byte,
     )
-    for row, (file, region) in enumerate(chunk):
+
+
+def _decode_chunk(chunk: Chunk) -> Decoded:
+    settings: params.ImageSettings = _worker["settings"]
+    start, files = chunk
+    arrays = np.zeros((len(files), settings.size, settings.size, settings.channels), np.uint8)
+    thumbnails = np.zeros((len(files), 16, 16), np.uint8) if _worker["compare"] else None
+    result = Decoded(thumbnails, [], [], [])
+    contents = _read_ahead([file for file, _ in files])
+    for row, ((file, region), content) in enumerate(zip(files, contents, strict=True)):
         try:
-            image = images.decode(_worker["reader"].read(file))
+            if isinstance(content, Exception):
+                raise content
+            image = images.decode(content)
             whole = region[0] != region[0]
-            result.arrays[row] = images.prepare(image, settings, None if whole else region)  # type: ignore[arg-type]
+            arrays[row] = images.prepare(image, settings, None if whole else region)  # type: ignore[arg-type]
         except (images.ImageError, OSError, zipfile.BadZipFile) as error:
             result.problems.append((file, str(error)))
             result.digests.append("")
             result.shapes.append((0, 0))
             continue
         height, width = image.shape[:2]
-        if _worker["compare"]:
-            result.thumbnails[row] = images.thumbnail(image)
-        pixels = hashlib.md5(image.data, usedforsecurity=False).hexdigest()
+        if thumbnails is not None:
+            thumbnails[row] = images.thumbnail(image)
+        # Half the time of md5 where the processor has instructions for it, as most have.
+        pixels = hashlib.sha256(image.data).hexdigest()
         result.digests.append(f"{width}x{height}-{pixels}")
         result.shapes.append((height, width))
+    # Each worker writes its own part: one process that wrote for all held them up. Plain
+    # writes report a full disk as an error; a memory map would die of it.
+    file = _worker["file"]
+    file.seek(_worker["first_byte"] + start * arrays[0].nbytes)
+    file.write(arrays.data)
+    file.flush()
     return result
+
+
+def _read_ahead(files: list[str]) -> Iterator[bytes | Exception]:
+    """Each file's bytes, or why it cannot be read; a few at a time.
+
+    Reading and decoding in turns would take a fifth longer: each of them evicts the other's
+    code from the processor's caches. All files of a chunk at once could be gigabytes.
+    """
+    for start in range(0, len(files), READ_AHEAD):
+        contents: list[bytes | Exception] = []
+        for file in files[start : start + READ_AHEAD]:
+            try:
+                contents.append(_worker["reader"].read(file))
+            except (OSError, zipfile.BadZipFile) as error:
+                contents.append(error)
+        yield from contents
 
 
 def _labels(dataset: datasets.Dataset, samples: pd.DataFrame) -> pd.DataFrame:

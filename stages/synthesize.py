@@ -127,7 +127,7 @@ def _cell(title: str, drawing: Image, jpegs: list[bytes]) -> Image:
     alpha = drawing[:, :, 3:] / 255
     tiles: list[npt.NDArray[Any]] = [drawing[:, :, :3] * alpha + 255 * (1 - alpha)]
     for jpeg in jpegs:
-        photo = decode(jpeg)
+        photo = decode(jpeg)[:, :, ::-1]  # OpenCV writes BGR
         tiles.append(cv2.resize(photo, (SHEET_SIDE, SHEET_SIDE), interpolation=cv2.INTER_CUBIC))
     gap, head = 4, 20
     cell = np.full(

@@ -8,6 +8,7 @@ import json
 import math
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,9 @@ class Training:
         self._model, self._progress, self._settings = model, progress, settings
         self._recipe, self._state, self._live = settings.recipe, state, live
         self._drawer = EpochDrawer(data, settings.recipe, settings.seed)
+        # Fitting leaves a part of the cores idle: enough to draw the next epoch meanwhile.
+        self._helper = ThreadPoolExecutor(1)
+        self._drawn = self._helper.submit(self._drawer.draw, progress.epoch)
         rows = _validation_rows(data, settings.recipe)
         self._images = data.images[rows]
         self._labels = data.samples["label"].to_numpy()[rows]
@@ -244,7 +248,9 @@ class Training:
     def _fit(self, epoch: int) -> tuple[float, float]:
         """Train on what the epoch draws; returns loss and accuracy."""
         _reseed_dropout(self._model, self._settings.seed, epoch)
-        images, targets = self._drawer.draw(epoch)
+        images, targets = self._drawn.result()
+        if epoch + 1 < self._recipe.epochs:
+            self._drawn = self._helper.submit(self._drawer.draw, epoch + 1)
         history = self._model.fit(
             images,
             targets,

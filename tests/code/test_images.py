@@ -70,7 +70,7 @@ def test_formats(kind: str, options: dict[str, object], tolerance: int) -> None:
     image = decode(encode(quarters(), kind, **options))
     assert image.dtype == np.uint8
     assert image.shape == (32, 48, 3)
-    difference = np.abs(image[:, :, ::-1].astype(int) - as_rgb(quarters()))
+    difference = np.abs(image.astype(int) - as_rgb(quarters()))
     assert difference.mean() <= tolerance
 
 
@@ -84,13 +84,13 @@ def test_grey_becomes_color(kind: str) -> None:
 
 def test_palette() -> None:
     palette = quarters().convert("P", palette=Image.Palette.ADAPTIVE)
-    assert (decode(encode(palette, "PNG"))[:, :, ::-1] == as_rgb(palette)).all()
+    assert (decode(encode(palette, "PNG")) == as_rgb(palette)).all()
 
 
 def test_alpha_is_dropped() -> None:
     image = quarters().convert("RGBA")
     image.putalpha(128)
-    assert (decode(encode(image, "PNG"))[:, :, ::-1] == as_rgb(quarters())).all()
+    assert (decode(encode(image, "PNG")) == as_rgb(quarters())).all()
 
 
 def test_black_and_white_bits() -> None:
@@ -111,12 +111,12 @@ def test_16_bit_keeps_its_brightness() -> None:
 def test_16_bit_color() -> None:
     wide = (as_rgb(quarters())[:, :, ::-1].astype(np.uint16) * 257).copy()
     content = cv2.imencode(".png", wide)[1].tobytes()
-    assert (decode(content)[:, :, ::-1] == as_rgb(quarters())).all()
+    assert (decode(content) == as_rgb(quarters())).all()
 
 
 def test_cmyk_keeps_its_colors() -> None:
     content = encode(quarters().convert("CMYK"), "JPEG", quality=95, subsampling=0)
-    image = decode(content)[:, :, ::-1].astype(int)
+    image = decode(content).astype(int)
     assert np.abs(image[8, 12] - COLORS["red"]).max() < 30
     assert np.abs(image[8, 36] - COLORS["green"]).max() < 30
     assert np.abs(image[24, 12] - COLORS["blue"]).max() < 30
@@ -137,7 +137,7 @@ def test_exif_rotation_is_undone(orientation: int, undo: Image.Transpose) -> Non
     content = encode(quarters().transpose(undo), "JPEG", exif=exif, quality=95, subsampling=0)
     image = decode(content)
     assert image.shape == (32, 48, 3)
-    assert np.abs(image[:, :, ::-1].astype(int) - as_rgb(quarters())).max() <= 12
+    assert np.abs(image.astype(int) - as_rgb(quarters())).max() <= 12
 
 
 def test_bytes_after_the_end_of_a_photo() -> None:
@@ -280,7 +280,7 @@ def test_damage_gives_an_image_or_an_image_error(
 
 @settings(max_examples=200, deadline=None)
 @given(
-    mark=st.sampled_from(list(images.FORMATS)),
+    mark=st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"RIFF", b"P5", b"P6"]),
     rest=st.binary(max_size=200),
     end=st.sampled_from([b"", b"IEND\xaeB`\x82", b"\xff\xd9"]),
 )

@@ -162,7 +162,7 @@ def test_photo_shows_its_class(settings: Synthesize, drawings: dict[int, np.ndar
     greys = {c: cv2.cvtColor(d.astype(np.uint8), cv2.COLOR_BGR2GRAY) for c, d in drawings.items()}
     inside = slice(12, 52), slice(12, 52)
     for class_id in CLASSES:
-        photo = cv2.cvtColor(decode(synthetic.render(calm, class_id, 0)), cv2.COLOR_BGR2GRAY)
+        photo = cv2.cvtColor(decode(synthetic.render(calm, class_id, 0)), cv2.COLOR_RGB2GRAY)
         likeness = {
             c: np.corrcoef(photo[inside].ravel(), grey[inside].ravel())[0, 1]
             for c, grey in greys.items()

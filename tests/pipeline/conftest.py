@@ -141,7 +141,6 @@ class Project:
             "DVC_SITE_CACHE_DIR": str(folder.with_name(folder.name + ".site")),
             "DVC_GLOBAL_CONFIG_DIR": str(hook),
             "DVC_SYSTEM_CONFIG_DIR": str(hook),
-            "TF_CPP_MIN_LOG_LEVEL": "2",
             "COLUMNS": "200",
         }
 
