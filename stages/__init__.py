@@ -6,8 +6,9 @@ import sys
 import signs  # noqa: F401  (before a stage imports OpenCV: sets its limits)
 from signs import errors
 
-# TensorFlow reads it when it is imported; below 2 it tells at length what processor it found.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# TensorFlow reads it when it is imported. What it prints below 3 tells what processor it found
+# and, as an error after each epoch, of an attribute that it does not know; failures still raise.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 if sys.argv[0] == "-m":  # as dvc.yaml starts a stage: it has not been imported yet
     sys.excepthook = errors.report_uncaught

@@ -138,7 +138,7 @@ class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]
 
     def __init__(self, epochs: int, steps: int, done: int) -> None:
         super().__init__()
-        self._bar = bar(epochs * steps, "train", "step", initial=done * steps)
+        self._bar = bar(epochs * steps, "train", " steps", initial=done * steps)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Move the bar on by one step."""
@@ -146,9 +146,8 @@ class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]
 
     def tell(self, text: str) -> None:
         """Write a line above the bar."""
-        left = self._bar.format_dict
-        rate = left["rate"] or (left["n"] - left["initial"]) / max(left["elapsed"], 1e-9)
-        seconds = (left["total"] - left["n"]) / rate if rate else 0.0
+        now = self._bar.format_dict
+        seconds = now["elapsed"] * (now["total"] - now["n"]) / (now["n"] - now["initial"])
         self._bar.write(f"{text}  {tqdm.format_interval(seconds)} left")
 
     def close(self) -> None:
