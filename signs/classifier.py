@@ -26,8 +26,6 @@ from signs.params import ImageSettings
 FOLDER = Path("models/classifier")
 MODEL, ABOUT = "model.onnx", "classifier.json"
 
-Region = tuple[float, float, float, float]
-
 
 class ClassifierError(UserError):
     """The folder holds no usable classifier."""
@@ -132,7 +130,7 @@ class Classifier:
         return probabilities(self.logits(prepared), self.about.temperature)
 
     def prepare(
-        self, photos: Sequence[images.Image], regions: Sequence[Region | None] | None = None
+        self, photos: Sequence[images.Image], regions: Sequence[images.Region | None] | None = None
     ) -> npt.NDArray[np.uint8]:
         """Decoded photos, RGB uint8 (H, W, 3) of any size → (N, size, size, channels)."""
         places = regions or [None] * len(photos)

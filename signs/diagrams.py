@@ -176,14 +176,15 @@ def draw_recall(classes: pd.DataFrame, path: Path) -> None:
         _save(figure, path)
 
 
-def draw_mistakes(rows: Sequence[tuple[Image, str, str, float, str]], path: Path) -> None:
+def draw_mistakes(rows: Sequence[tuple[Image, Image, str, str, float, str]], path: Path) -> None:
     """Save the gallery of mistakes as JPEG, the most confident first.
 
     Args:
-        rows: RGB photo, true name, predicted name, confidence, file.
+        rows: RGB photo, what spoke for the answer in it (shown in its corner), true name,
+            predicted name, confidence, file.
         path: the JPEG.
     """
-    rows = sorted(rows, key=lambda row: -row[3])
+    rows = sorted(rows, key=lambda row: -row[4])
     with matplotlib.rc_context(STYLE):
         if not rows:
             figure = Figure(figsize=(700 / UNIT, 90 / UNIT), dpi=DPI)
@@ -192,7 +193,7 @@ def draw_mistakes(rows: Sequence[tuple[Image, str, str, float, str]], path: Path
             )
             _save(figure, path)
             return
-        captions = [_caption(*row[1:]) for row in rows]
+        captions = [_caption(*row[2:]) for row in rows]
         columns = min(GALLERY_COLUMNS, max(3, len(rows)))
         lines = max(map(len, captions))
         step = np.array([TILE + GALLERY_GAP, TILE + lines * LINE + GALLERY_GAP + 10])
@@ -202,12 +203,60 @@ def draw_mistakes(rows: Sequence[tuple[Image, str, str, float, str]], path: Path
         for place, (row, caption) in enumerate(zip(rows, captions, strict=True)):
             left, top = step * [place % columns, place // columns] + GALLERY_GAP
             corner = np.array([left, down - top - TILE]) * DPI / UNIT
-            figure.figimage(_fit(row[0], side), *corner)
+            picture = _fit(row[0], side)
+            inset = side * 2 // 5
+            picture[-inset - 4 :, -inset - 4 :] = 255
+            picture[-inset:, -inset:] = _fit(row[1], inset)
+            figure.figimage(picture, *corner)
             for line, (text, colour, weight) in enumerate(caption):
                 y = 1 - (top + TILE + 12 + line * LINE) / down
                 figure.text(
                     left / across, y, text, color=colour, weight=weight, fontsize=7.5, va="center"
                 )
+        _save(figure, path)
+
+
+def draw_corruptions(
+    photo: Image, variants: Sequence[Image], table: pd.DataFrame, path: Path
+) -> None:
+    """Save how bad conditions look and what they cost: a row for each kind, a column a level.
+
+    Args:
+        photo: RGB, as it is.
+        variants: the same in each of the conditions of `table`.
+        table: columns corruption, level and accuracy, kinds outermost.
+        path: the JPEG.
+    """
+    kinds = table["corruption"].unique()
+    levels = len(table) // len(kinds)
+    tile, gap, left, top = 84, 10, 130, 60
+    step = np.array([tile + gap, tile + LINE + gap])
+    across, down = step * [levels + 1, len(kinds)] + [left, top]
+    side = tile * DPI // UNIT
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(across / UNIT, down / UNIT), dpi=DPI)
+
+        def show(image: Image, row: int, column: int, text: str, colour: str) -> None:
+            x, y = step * [column, row] + [left, top]
+            figure.figimage(_fit(image, side), *(np.array([x, down - y - tile]) * DPI / UNIT))
+            place = (x + tile / 2) / across, 1 - (y + tile + 9) / down
+            figure.text(*place, text, ha="center", va="center", color=colour)
+
+        accuracies = table["accuracy"].to_numpy().reshape(len(kinds), levels)
+        for row, kind in enumerate(kinds):
+            middle = 1 - (row * step[1] + top + tile / 2) / down
+            figure.text((left - 12) / across, middle, kind, ha="right", va="center")
+            show(photo, row, 0, "as it is", QUIET)
+            for column, accuracy in enumerate(accuracies[row]):
+                colour = RED if accuracy < 0.5 else DARK
+                text = f"{100 * accuracy:.0f} %"
+                show(variants[row * levels + column], row, column + 1, text, colour)
+        _head(
+            figure,
+            f"In bad conditions {100 * accuracies.mean():.1f} % are read right",
+            f"Accuracy on {table['photos'].iloc[0]:,} test photos in each of "
+            f"{len(table)} conditions, mild to severe. Shown: one of the photos.",
+        )
         _save(figure, path)
 
 

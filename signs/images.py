@@ -24,6 +24,8 @@ CLOSING_MARKS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 TRAILING_BYTES = 1024
 
 Image = npt.NDArray[np.uint8]
+# Left, top, right and bottom in shares of width and height, 0 to 1.
+Region = tuple[float, float, float, float]
 
 
 class ImageError(UserError):
@@ -66,7 +68,7 @@ def decode(content: bytes) -> Image:
 def prepare(
     image: Image,
     settings: ImageSettings,
-    region: tuple[float, float, float, float] | None = None,
+    region: Region | None = None,
 ) -> Image:
     """Crop, resize and even out the contrast of a decoded photo.
 
@@ -103,7 +105,7 @@ def thumbnail(image: Image, side: int = 16) -> Image:
     return cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
 
 
-def _crop(image: Image, region: tuple[float, float, float, float], margin: float) -> Image:
+def _crop(image: Image, region: Region, margin: float) -> Image:
     height, width = image.shape[:2]
     left, top, right, bottom = region
     across, down = margin * (right - left), margin * (bottom - top)

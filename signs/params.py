@@ -181,6 +181,7 @@ class Evaluate(Block):
     batch_size: Count
     agreement: Positive
     gallery: Count
+    corruption_photos: Annotated[int, Field(ge=0)]
 
 
 class Params(Block):

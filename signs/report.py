@@ -41,6 +41,7 @@ def write_page(metrics: Path, params: Json, labels: pd.DataFrame, target: Path) 
         "averages": ("What the numbers average over", _averages(evaluated, classes)),
         "mistakes": ("Mistakes", _mistakes(metrics)),
         "diagrams": ("Classes and confidence", _diagrams(metrics)),
+        "robustness": ("Bad conditions", _robustness(metrics)),
         "training": ("Training", _training(metrics, trained)),
         "data": ("Data", _data(metrics, audit, params)),
         "classes": ("Every class", _class_table(classes)),
@@ -179,7 +180,8 @@ def _mistakes(metrics: Path) -> str:
         metrics / "evaluate/mistakes.jpg",
         "Gallery of wrongly read test photos",
         "The wrong answers given with the most confidence. Red: the answer and its "
-        "confidence; below, the true class and the file.",
+        "confidence; below, the true class and the file. In the corner, what the network saw: the "
+        "redder a part, the more its hiding weakens the answer.",
     )
     pairs = _read_table(metrics / "evaluate/confusions.csv")
     if len(pairs):
@@ -213,6 +215,25 @@ def _diagrams(metrics: Path) -> str:
             "90 % are right. Below it the network is too sure.",
         )
     )
+
+
+def _robustness(metrics: Path) -> str:
+    table = _read_table(metrics / "evaluate/corruptions.csv")
+    if not len(table):
+        return ""
+    shares = table.pivot(index="corruption", columns="level", values="accuracy")
+    shares = shares.assign(mean=shares.mean(axis=1)).sort_values("mean", kind="stable")
+    rows = [
+        [str(kind), *map(_percent, row)]
+        for kind, row in zip(shares.index, shares.to_numpy(), strict=True)
+    ]
+    head = ["", *(f"level {level}" for level in shares.columns[:-1]), "mean"]
+    caption = f"Share of the same {_count(table['photos'].iloc[0])} test photos that are read right"
+    return _picture(
+        metrics / "evaluate/corruptions.jpg",
+        "A photo in each of the bad conditions, with the accuracy there",
+        "Accuracy where light, weather, camera or network do harm, from mild to severe.",
+    ) + _table(caption, head, rows, range(1, len(head)))
 
 
 def _training(metrics: Path, trained: Json) -> str:

@@ -16,6 +16,7 @@ import pandas as pd
 from signs import (
     calibration,
     classifier,
+    corruptions,
     datasets,
     diagrams,
     images,
@@ -23,6 +24,7 @@ from signs import (
     prepared,
     progress,
     report,
+    saliency,
     splits,
 )
 from signs.errors import UserError, run_stage
@@ -43,6 +45,7 @@ HEADLINE = [
     "log_loss",
     "ece",
     "ece_uncalibrated",
+    "corrupted_accuracy",
 ]
 
 REGION = ["left", "top", "right", "bottom"]
@@ -71,6 +74,9 @@ def evaluate() -> None:
     measured = {
         name: _measure(samples[rows], logits[rows], model.about) for name, rows in on.items()
     }
+    if settings.evaluate.corruption_photos:
+        table = _corrupt(model, samples[on[splits.TEST]], data, settings.evaluate)
+        measured[splits.TEST]["corrupted_accuracy"] = round(float(table["accuracy"].mean()), 5)
     details = {
         **measured,
         "temperature": model.about.temperature,
@@ -78,13 +84,14 @@ def evaluate() -> None:
         **agreement,
     }
     _write_json(METRICS / "details.json", details)
-    _write_json(METRICS / "metrics.json", {k: measured[splits.TEST][k] for k in HEADLINE})
+    figures = measured[splits.TEST]
+    _write_json(METRICS / "metrics.json", {k: figures[k] for k in HEADLINE if k in figures})
     test = predictions[on[splits.TEST]]
     classes = _class_table(test, data)
     classes.to_csv(METRICS / "classes.csv", index=False, float_format="%.4f")
     _confusions(test, data).to_csv(METRICS / "confusions.csv", index=False, float_format="%.4f")
     _draw(test, logits[on[splits.TEST]], classes, measured[splits.TEST], model)
-    _draw_mistakes(test, data, settings.evaluate.gallery)
+    _draw_mistakes(model, test, data, settings.evaluate.gallery)
     report.write_page(
         Path("metrics"),
         _settings(settings, model.about),
@@ -92,6 +99,55 @@ def evaluate() -> None:
         REPORT,
     )
     print(_summary(measured[splits.TEST]))
+
+
+def _corrupt(
+    model: classifier.Classifier,
+    test: pd.DataFrame,
+    data: prepared.Prepared,
+    settings: params.Evaluate,
+) -> pd.DataFrame:
+    """Accuracy in each kind and level of bad conditions; writes it as a table and a picture.
+
+    The same photos each time, so that differences are the conditions' alone.
+    """
+    if len(test) > settings.corruption_photos:
+        chosen = np.random.default_rng(0).choice(
+            len(test), settings.corruption_photos, replace=False
+        )
+        test = test.iloc[np.sort(chosen)]
+    reader = datasets.Reader(datasets.DATA / data.dataset)
+    variants = [(kind, level) for kind in corruptions.KINDS for level in corruptions.LEVELS]
+    right = np.zeros((len(test), len(variants)), bool)
+    example: tuple[images.Image, images.Region | None] | None = None
+    with progress.bar(len(test), "corrupt", " photos") as bar:
+        for row, (file, label, region) in enumerate(
+            zip(test["file"], test["label"], _regions(test), strict=True)
+        ):
+            photo = corruptions.shrink(images.decode(reader.read(file)))
+            inputs = model.prepare(
+                corruptions.all_variants(photo, row, region), [region] * len(variants)
+            )
+            right[row] = model.logits(inputs).argmax(axis=1) == label
+            # Large and rich in contrast: shows best what happens.
+            if example is None or photo.std() * photo.size > example[0].std() * example[0].size:
+                example = photo, region
+            bar.update()
+    table = pd.DataFrame(variants, columns=["corruption", "level"])
+    table["photos"] = len(test)
+    table["accuracy"] = right.mean(axis=0)
+    table.to_csv(METRICS / "corruptions.csv", index=False, float_format="%.4f")
+    assert example is not None
+    pictures = corruptions.all_variants(example[0], 0, example[1])
+    diagrams.draw_corruptions(example[0], pictures, table, METRICS / "corruptions.jpg")
+    return table
+
+
+def _regions(samples: pd.DataFrame) -> list[images.Region | None]:
+    return [
+        None if np.isnan(region[0]) else (region[0], region[1], region[2], region[3])
+        for region in samples[REGION].to_numpy(dtype=float)
+    ]
 
 
 def _settings(settings: params.Params, about: classifier.About) -> dict[str, Any]:
@@ -121,11 +177,7 @@ def _predict(
         for start in range(0, len(samples), batch_size):
             batch = samples.iloc[start : start + batch_size]
             photos = [images.decode(reader.read(file)) for file in batch["file"]]
-            regions = [
-                None if np.isnan(region[0]) else (region[0], region[1], region[2], region[3])
-                for region in batch[REGION].to_numpy(dtype=float)
-            ]
-            inputs = model.prepare(photos, regions)
+            inputs = model.prepare(photos, _regions(batch))
             if not np.array_equal(inputs, data.images[batch.index]):
                 raise UserError(
                     f"{data.dataset}: photos are prepared otherwise than for training. "
@@ -293,18 +345,19 @@ def _draw(
     )
 
 
-def _draw_mistakes(test: pd.DataFrame, data: prepared.Prepared, count: int) -> None:
-    """The wrong answers that were given with the most confidence."""
+def _draw_mistakes(
+    model: classifier.Classifier, test: pd.DataFrame, data: prepared.Prepared, count: int
+) -> None:
+    """The wrong answers that were given with the most confidence, and what led to them."""
     reader = datasets.Reader(datasets.DATA / data.dataset)
     names = data.labels["Name"].tolist()
     wrong = test[~test["correct"]].sort_values("confidence", ascending=False, kind="stable")
     columns = ["file", "label", "predicted_label", "confidence"]
-    mistakes = [
-        (images.decode(reader.read(file)), names[label], names[answer], sure, file)
-        for file, label, answer, sure in wrong[columns]
-        .head(count)
-        .itertuples(index=False, name=None)
-    ]
+    mistakes = []
+    for row, file, label, answer, sure in wrong[columns].head(count).itertuples(name=None):
+        photo, seen = images.decode(reader.read(file)), data.images[row]
+        looked = saliency.overlay(seen, saliency.occlusion_map(model, seen, answer))
+        mistakes.append((photo, looked, names[label], names[answer], sure, file))
     diagrams.draw_mistakes(mistakes, METRICS / "mistakes.jpg")
 
 

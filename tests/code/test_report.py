@@ -74,6 +74,7 @@ def mistakes_of(count):
     return [
         (
             rng.integers(0, 256, shapes[i % 3], np.uint8),
+            rng.integers(0, 256, (32, 32, 3), np.uint8),
             EVIL,
             f"Class {i} with a long name",
             1 - i / 50,
@@ -95,6 +96,20 @@ def curves_of(epochs):
             "learning_rate": 0.004 / epoch,
         }
     )
+
+
+def corruption_table():
+    """Fog does more harm than noise; both more at each level."""
+    kinds = [(kind, level) for kind in ("noise", "fog") for level in range(1, 6)]
+    table = pd.DataFrame(kinds, columns=["corruption", "level"]).assign(photos=80)
+    table["accuracy"] = 1 - table["level"] / np.where(table["corruption"] == "fog", 10, 20)
+    return table
+
+
+def draw_corruptions(path):
+    rng = np.random.default_rng(3)
+    photo, *variants = (rng.integers(0, 256, (40, 30, 3), np.uint8) for _ in range(11))
+    diagrams.draw_corruptions(photo, variants, corruption_table(), path)
 
 
 def confidences():
@@ -183,6 +198,7 @@ def test_same_input_same_bytes(tmp_path):
         diagrams.draw_reliability(*confidences(), folder / "reliability.png")
         diagrams.draw_curves(curves_of(5), folder / "curves.png")
         diagrams.draw_mistakes(mistakes_of(3), folder / "mistakes.jpg")
+        draw_corruptions(folder / "corruptions.jpg")
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
 
@@ -211,6 +227,7 @@ def metrics(tmp_path):
     pd.DataFrame({**pair, "count": [3], "share": [0.25]}).to_csv(
         folders["evaluate"] / "confusions.csv", index=False
     )
+    corruption_table().to_csv(folders["evaluate"] / "corruptions.csv", index=False)
     for file in (
         "preprocess/duplicates.jpg",
         "train/curves.png",
@@ -218,6 +235,7 @@ def metrics(tmp_path):
         "evaluate/recall.png",
         "evaluate/reliability.png",
         "evaluate/mistakes.jpg",
+        "evaluate/corruptions.jpg",
         "synthesize/contact_sheet.png",
     ):
         cv2.imwrite(str(tmp_path / file), np.zeros((8, 8, 3), np.uint8))
@@ -257,7 +275,7 @@ def test_page_holds_all_it_shows(metrics):
     assert "https://" not in text
     assert "url(" not in text
     pictures = parsed.find("img")
-    assert len(pictures) == 7
+    assert len(pictures) == 8
     assert all(picture["alt"] for picture in pictures)
     assert all(picture["src"].startswith("data:image/") for picture in pictures)
     assert not parsed.find("script")
@@ -305,9 +323,17 @@ def test_page_is_accessible(metrics):
     assert targets == {link["href"].removeprefix("#") for link in parsed.find("a")}
 
 
+def test_the_worst_condition_comes_first(metrics):
+    _, parsed = page(metrics)
+    table = parsed.text[parsed.text.index("Share of the same 80 test photos") :]
+    assert table.index("fog") < table.index("noise")
+    assert "90.00 %" in table[: table.index("noise")]
+    assert "70.00 %" in table[: table.index("noise")]
+
+
 def test_contact_sheet_only_of_the_rendered_set(metrics):
     _, parsed = page(metrics, dataset="signs")
-    assert len(parsed.find("img")) == 6
+    assert len(parsed.find("img")) == 7
 
 
 def test_page_is_the_same_again(metrics):

@@ -53,6 +53,17 @@ def test_each_held_out_photo_has_one_prediction(finished):
     assert set(predictions["prediction"]) <= {0, 1, 2, 3}
 
 
+def test_each_bad_condition_is_measured_on_the_same_photos(finished):
+    project = finished.project
+    table = pd.read_csv(project.path("metrics/evaluate/corruptions.csv"))
+    assert len(table) == 13 * 5
+    assert (table["photos"] == 4).all()
+    assert table["accuracy"].isin([0, 0.25, 0.5, 0.75, 1]).all()
+    headline = json.loads(project.path("metrics/evaluate/metrics.json").read_text())
+    assert headline["corrupted_accuracy"] == pytest.approx(table["accuracy"].mean(), abs=1e-4)
+    assert project.path("metrics/evaluate/corruptions.jpg").is_file()
+
+
 def test_the_report_needs_nothing_beside_it(finished):
     page = finished.project.path("report.html").read_text(encoding="utf-8")
     assert "<img" in page
