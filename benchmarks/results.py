@@ -33,11 +33,11 @@ Made by `make results` from `benchmarks/results.yaml`; each row's experiments ar
 experiments. Accuracies are of the test photos, in percent, as mean ± standard deviation over
 the seeds; a seed determines split and training. *Twins* is the share of test photos with a
 pixel-identical twin in training. *Images/s* is the training's rate, augmentation included, and
-*minutes* its time with the validation after each epoch.
+*minutes* its time with the validation after each epoch; *commit* is what the experiments ran at.
 
 | photos, network, split | test photos | twins | accuracy | balanced | macro-F1 | top-3 | ECE | \
-seeds | parameters | minutes | images/s |
-|---|---|---|---|---|---|---|---|---|---|---|---|
+seeds | parameters | minutes | images/s | commit |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -47,20 +47,20 @@ def results() -> None:
     parser.add_argument("--table", action="store_true", help="run nothing")
     only_table = parser.parse_args().table
     experiments: dict[str, Any] = yaml.safe_load(EXPERIMENTS.read_text(encoding="utf-8"))
-    rows, commits = [], set()
+    rows = []
     for title, experiment in experiments.items():
         runs = []
         for seed in experiment["seeds"]:
             name = re.sub(r"[^a-z0-9]+", "-", f"{title} {seed}".lower())
-            if _reference(name) is None and not only_table:
-                _run(name, {**experiment["set"], **_seeds(seed)})
-            reference = _reference(name)
+            changes = {**experiment["set"], **_seeds(seed)}
+            if _reference(name, changes) is None and not only_table:
+                _run(name, changes)
+            reference = _reference(name, changes)
             if reference is not None:
                 runs.append(_read(reference))
-                commits.add(_git("rev-parse", "--short", f"{reference}^").strip())
         rows.append(_row(title, runs))
         TARGET.parent.mkdir(exist_ok=True)
-        TARGET.write_text(HEADER + "\n".join(rows) + "\n" + _footer(commits), encoding="utf-8")
+        TARGET.write_text(HEADER + "\n".join(rows) + "\n" + _footer(), encoding="utf-8")
     print(TARGET.read_text(encoding="utf-8"))
 
 
@@ -77,10 +77,21 @@ def _run(name: str, changes: dict[str, Any]) -> None:
         raise UserError(f"The experiment {name} failed; see above. `make results` goes on there.")
 
 
-def _reference(name: str) -> str | None:
-    """The git reference of an experiment, whatever commit it started from."""
+def _reference(name: str, changes: dict[str, Any]) -> str | None:
+    """The git reference of an experiment with these settings, whatever commit it started from."""
     found = _git("for-each-ref", "--format=%(refname)", "refs/exps").split()
-    return next((ref for ref in found if ref.rpartition("/")[2] == name), None)
+    return next((r for r in found if r.rpartition("/")[2] == name and _has(r, changes)), None)
+
+
+def _has(reference: str, changes: dict[str, Any]) -> bool:
+    settings = yaml.safe_load(_git("show", f"{reference}:params.yaml"))
+    for key, value in changes.items():
+        found = settings
+        for part in key.split("."):
+            found = found.get(part, {})
+        if found != value:
+            return False
+    return True
 
 
 def _read(reference: str) -> dict[str, Any]:
@@ -91,13 +102,14 @@ def _read(reference: str) -> dict[str, Any]:
         **load("evaluate/details.json")["test"],
         **load("timing.json"),
         "parameters": load("train/metrics.json")["parameters"],
+        "commit": _git("rev-parse", "--short", f"{reference}^").strip(),
         "twins": load("preprocess/audit.json")["leaks"]["test_percent"],
     }
 
 
 def _row(title: str, runs: list[dict[str, Any]]) -> str:
     if not runs:
-        return f"| {title} | not run yet |" + " |" * 10
+        return f"| {title} | not run yet |" + " |" * 11
 
     def spread(key: str, scale: float = 100, digits: int = 2) -> str:
         values = [scale * run[key] for run in runs]
@@ -117,11 +129,12 @@ def _row(title: str, runs: list[dict[str, Any]]) -> str:
         f"{runs[0]['parameters']:,}",
         f"{statistics.median(run['minutes'] for run in runs):.1f}",
         f"{statistics.median(run['images_per_second'] for run in runs):.0f}",
+        ", ".join(sorted({run["commit"] for run in runs})),
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def _footer(commits: set[str]) -> str:
+def _footer() -> str:
     packages = ", ".join(
         f"{package.metadata['Name']} {package.version}"
         for package in distributions()
@@ -130,7 +143,7 @@ def _footer(commits: set[str]) -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
         f"\nMachine: {_processor()}, {cores()} cores, {memory:.0f} GB of memory, no GPU; Python "
-        f"{platform.python_version()}, {packages}. Commits: {', '.join(sorted(commits))}.\n"
+        f"{platform.python_version()}, {packages}.\n"
     )
 
 
