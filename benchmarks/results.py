@@ -26,7 +26,7 @@ from signs.parallel import cores
 
 EXPERIMENTS = Path(__file__).with_suffix(".yaml")
 TARGET = Path("docs/results.md")
-PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-cpu")
+PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow_cpu")
 HEADER = """# Results on real photos
 
 Made by `make results` from `benchmarks/results.yaml`; each row's experiments are kept as DVC
