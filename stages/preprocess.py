@@ -151,8 +151,8 @@ def _decode_chunk(chunk: Chunk) -> Decoded:
         pixels = hashlib.sha256(image.data).hexdigest()
         result.digests.append(f"{width}x{height}-{pixels}")
         result.shapes.append((height, width))
-    # Each worker writes its own part: one process that wrote for all held them up. Plain
-    # writes report a full disk as an error; a memory map would die of it.
+    # Each worker writes its own part, so no array travels between processes. Plain writes
+    # report a full disk as an error; a memory map would die of it.
     file = _worker["file"]
     file.seek(_worker["first_byte"] + start * arrays[0].nbytes)
     file.write(arrays.data)
@@ -163,8 +163,9 @@ def _decode_chunk(chunk: Chunk) -> Decoded:
 def _read_ahead(files: list[str]) -> Iterator[bytes | Exception]:
     """Each file's bytes, or why it cannot be read; a few at a time.
 
-    Reading and decoding in turns would take a fifth longer: each of them evicts the other's
-    code from the processor's caches. All files of a chunk at once could be gigabytes.
+    Reading and decoding in turns took a tenth to a fifth longer (benchmarks/speed.py), perhaps
+    because each finds the processor's caches full of the other. All files of a chunk at once
+    could be gigabytes.
     """
     for start in range(0, len(files), READ_AHEAD):
         contents: list[bytes | Exception] = []
