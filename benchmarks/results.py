@@ -31,7 +31,7 @@ HEADER = """# Results on real photos
 
 Made by `make results` from `benchmarks/results.yaml`; each row's experiments are kept as DVC
 experiments. Accuracies are of the test photos, in percent, as mean ± standard deviation over
-the seeds; a seed determines split and training. *Twins* is the share of test photos with a
+the seeds; a seed determines which fold is held out, and the training. *Twins* is the share of test photos with a
 pixel-identical twin in training. *Images/s* is the training's rate, augmentation included, and
 *minutes* its time with the validation after each epoch; *commit* is what the experiments ran at.
 
@@ -65,7 +65,9 @@ def results() -> None:
 
 
 def _seeds(seed: int) -> dict[str, int]:
-    return {"preprocess.split.seed": seed, "train.seed": seed}
+    """Seed 1 holds out the first fold, as params.yaml does, seed 2 the second, and so on."""
+    fold = {"preprocess.split.fold": seed - 1} if seed > 1 else {}
+    return {**fold, "train.seed": seed}
 
 
 def _run(name: str, changes: dict[str, Any]) -> None:

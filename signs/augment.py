@@ -9,34 +9,33 @@ import numpy as np
 import numpy.typing as npt
 
 from signs.parallel import cores
-from signs.params import Augment, Recipe
+from signs.params import Augment
 
 Images = npt.NDArray[np.uint8]
 
 
 def draw_epoch(
-    labels: npt.NDArray[np.int64], recipe: Recipe, rng: np.random.Generator
+    labels: npt.NDArray[np.int64], count: int, balance: float, rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
     """Choose which images an epoch shows, in which order.
 
     Systematic sampling (Madow 1949): with weights w, an image appears floor(n·w) or
-    ceil(n·w) times, so an epoch of as many steps as there are images shows each once.
+    ceil(n·w) times, so an epoch of as many as there are images shows each once.
 
     Args:
         labels: (N,) class of each training image.
-        recipe: steps and batch size; `balance` 0 leaves the classes as frequent as they
-            are, 1 makes them equally frequent.
+        count: how many to choose.
+        balance: 0 leaves the classes as frequent as they are, 1 makes them equally frequent.
         rng: source of randomness.
 
     Returns:
-        (steps_per_epoch * batch_size,) indices into `labels`.
+        (count,) indices into `labels`.
     """
     frequency = np.bincount(labels)[labels].astype(np.float64)
-    weights = frequency**-recipe.balance
+    weights = frequency**-balance
     # A random order each epoch, or neighbours in the file would always compete.
     order = rng.permutation(len(labels))
     cumulative = np.cumsum(weights[order])
-    count = recipe.steps_per_epoch * recipe.batch_size
     points = (np.arange(count) + rng.random()) / count * cumulative[-1]
     chosen = order[np.minimum(np.searchsorted(cumulative, points), len(order) - 1)]
     return rng.permutation(chosen)

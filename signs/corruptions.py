@@ -90,7 +90,14 @@ def _fog(photo: Floats, density: float, rng: np.random.Generator, _: Region) -> 
 
 
 def _motion_blur(photo: Floats, length: float, rng: np.random.Generator, _: Region) -> Floats:
-    reach = length * max(photo.shape[:2]) / 2
+    kernel = streak(length * max(photo.shape[:2]), rng)
+    blurred: Floats = cv2.filter2D(photo, -1, kernel, borderType=cv2.BORDER_REPLICATE)
+    return blurred
+
+
+def streak(length: float, rng: np.random.Generator) -> Floats:
+    """The kernel of a motion blur, `length` pixels long, in any direction; it sums to 1."""
+    reach = length / 2
     angle = rng.uniform(0, np.pi)
     steps = np.linspace(-reach, reach, 2 * int(np.ceil(4 * reach)) + 1)
     half = int(np.ceil(reach)) + 1
@@ -98,8 +105,7 @@ def _motion_blur(photo: Floats, length: float, rng: np.random.Generator, _: Regi
     rows = np.rint(half + steps * np.sin(angle)).astype(int)
     columns = np.rint(half + steps * np.cos(angle)).astype(int)
     np.add.at(kernel, (rows, columns), 1 / len(steps))
-    blurred: Floats = cv2.filter2D(photo, -1, kernel, borderType=cv2.BORDER_REPLICATE)
-    return blurred
+    return kernel
 
 
 def _defocus(photo: Floats, radius: float, _: np.random.Generator, __: Region) -> Floats:

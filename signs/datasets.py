@@ -317,7 +317,7 @@ def _names(
     """Class names from a labels CSV; from the folders if there is none."""
     candidates = [folder / "labels.csv", LABELS / f"{name}.csv"]
     path = next((p for p in candidates if p.exists()), None)
-    if path is None and (name == "synthetic" or (folder / GTSRB_TRAINING).exists()):
+    if path is None and (folder / GTSRB_TRAINING).exists():
         path = LABELS / "gtsrb.csv"
     if path is None:
         return {i: folder_names.get(i, str(i)) for i in class_ids}

@@ -96,7 +96,18 @@ class Split(Block):
     similarity: Annotated[float, Field(gt=0, le=1)]
     validation: Annotated[float, Field(gt=0, lt=1)]
     test: Annotated[float, Field(gt=0, lt=1)]
+    fold: Annotated[int, Field(ge=0)]
     seed: Seed
+
+    @model_validator(mode="after")
+    def _has_the_fold(self) -> "Split":
+        folds = int(1 / self.test + 1e-9)
+        if self.fold >= folds:
+            raise ValueError(
+                f"fold ({self.fold}) must stay below {folds}: "
+                f"so many folds are there if each tests {self.test} of the images"
+            )
+        return self
 
     @model_validator(mode="after")
     def _leaves_training_data(self) -> "Split":
@@ -155,6 +166,7 @@ class Recipe(Block):
     weight_decay: Annotated[float, Field(ge=0, lt=1)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     balance: Fraction
+    drawn: Fraction
     validation_images: Count
     augment: Augment
 

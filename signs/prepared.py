@@ -17,6 +17,8 @@ FOLDER = Path("data/prepared")
 COLUMNS = ["file", "class_id", "label", "group", "split", "height", "width"]
 COLUMNS += ["left", "top", "right", "bottom"]
 IMAGES, SAMPLES, LABELS, ABOUT = "images.npy", "samples.csv", "labels.csv", "prepared.json"
+DRAWN_IMAGES, DRAWN_LABELS = "drawn_images.npy", "drawn_labels.npy"
+FILES = (IMAGES, SAMPLES, LABELS, DRAWN_IMAGES, DRAWN_LABELS)
 
 
 class PreparedError(UserError):
@@ -33,6 +35,9 @@ class Prepared:
             group, split (train, validation, test or unused), height, width, and the region
             left/top/right/bottom in shares of width and height (NaN: the whole image).
         labels: one row a class, in label order: ClassId, Name.
+        drawn_images: uint8 (M, size, size, channels), mapped from disk: drawn photos of the
+            set's classes, for training only; M is 0 if there are none or none are wanted.
+        drawn_labels: int64 (M,), their labels.
         settings: how the images were made from the photos.
         split: how they were divided.
         dataset: name of the photo set.
@@ -42,6 +47,8 @@ class Prepared:
     images: npt.NDArray[np.uint8]
     samples: pd.DataFrame
     labels: pd.DataFrame
+    drawn_images: npt.NDArray[np.uint8]
+    drawn_labels: npt.NDArray[np.int64]
     settings: ImageSettings
     split: Split
     dataset: str
@@ -58,7 +65,7 @@ def describe(folder: Path, dataset: str, settings: ImageSettings, split: Split) 
         "dataset": dataset,
         "images": settings.model_dump(),
         "split": split.model_dump(),
-        "md5": {name: md5(folder / name) for name in (IMAGES, SAMPLES, LABELS)},
+        "md5": {name: md5(folder / name) for name in FILES},
     }
     (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
@@ -95,6 +102,8 @@ def load(folder: Path = FOLDER) -> Prepared:
             na_values={side: [""] for side in ("left", "top", "right", "bottom")},
         ),
         labels=pd.read_csv(folder / LABELS, keep_default_na=False, dtype={"Name": str}),
+        drawn_images=np.load(folder / DRAWN_IMAGES, mmap_mode="r"),
+        drawn_labels=np.load(folder / DRAWN_LABELS),
         settings=settings,
         split=split,
         dataset=dataset,

@@ -91,10 +91,13 @@ def assign(
     is in all splits. Each class's share comes as close to the wanted one as its groups allow
     without exceeding it (but at least one group).
 
+    The folds of one seed are a stratified group k-fold with k = 1 / `settings.test`: they test
+    different groups, as far as a class has that many, and validation comes from the next folds.
+
     Args:
         labels: (N,) class of each image.
         group: (N,) group of each image.
-        settings: shares and seed.
+        settings: shares, fold and seed.
         fixed_test: (N,) which images are the set's own test images; no others test then.
 
     Returns:
@@ -117,8 +120,9 @@ def assign(
         rng = np.random.default_rng([settings.seed, int(label)])
         ids = np.unique(group[free & (class_of_group == label)])
         sizes = dict(zip(ids.tolist(), [int((group == i).sum()) for i in ids], strict=True))
-        left = [int(i) for i in rng.permutation(ids)]
         total = sum(sizes.values())
+        start = round(settings.fold * settings.test * total)
+        left = _turn(rng.permutation(ids).tolist(), sizes, start)
         for done, (name, share) in enumerate(wanted.items()):
             if len(left) < 2:
                 break
@@ -128,6 +132,16 @@ def assign(
             split[np.isin(group, chosen) & free] = name
             left = [i for i in left if i not in chosen]
     return split
+
+
+def _turn(order: list[int], sizes: dict[int, int], start: int) -> list[int]:
+    """The same circle of groups, from the first one that has `start` images before it."""
+    before = 0
+    for place, group in enumerate(order):
+        if before >= start:
+            return order[place:] + order[:place]
+        before += sizes[group]
+    return order
 
 
 def _choose(left: list[int], sizes: dict[int, int], target: int) -> list[int]:

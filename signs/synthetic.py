@@ -1,11 +1,13 @@
 """Photos of traffic signs, made from vector drawings.
 
-Each class has a drawing, signs/templates/<class id>.svg. A photo is that drawing seen
-askew, in some light, before some background, by a camera that blurs and adds noise.
-The photos are unrealistic on purpose: a network that has seen more than reality holds
-reads real signs. Nothing is ever flipped, for that changes the meaning of eight classes.
+Each class of a label set has a drawing, signs/templates/<label set>/<class id>.svg, or
+several where the road has several: 27.svg, 27b.svg. A photo is one of them seen askew, in
+some light, before some background, by a camera that blurs and adds noise. The photos are
+unrealistic on purpose: a network that has seen more than reality holds reads real signs.
+Nothing is ever flipped, for that changes the meaning of eight classes.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import resvg_py
 
+from signs.corruptions import streak
 from signs.errors import UserError
 from signs.images import Image
 from signs.params import Range, Synthesize
@@ -31,15 +34,19 @@ class TemplateError(UserError):
     """A drawing of signs/templates cannot be used; the text says which and why."""
 
 
+def label_set(dataset: str) -> str:
+    """The label set that is drawn for a photo set: its own if that has drawings, else GTSRB's."""
+    return dataset if (TEMPLATES / dataset).is_dir() else "gtsrb"
+
+
 @cache
-def class_ids() -> tuple[int, ...]:
-    """The classes that have a drawing, in numeric order."""
-    return tuple(sorted(int(path.stem) for path in TEMPLATES.glob("*.svg")))
-
-
-def template(class_id: int) -> Path:
-    """The file that holds a class's drawing."""
-    return TEMPLATES / f"{class_id:02d}.svg"
+def drawings(labels: str) -> dict[int, tuple[Path, ...]]:
+    """The files with the drawings of each class of a label set, in numeric order."""
+    found: dict[int, tuple[Path, ...]] = {}
+    for path in sorted((TEMPLATES / labels).glob("*.svg")):
+        class_id = int(path.stem.rstrip("bcdefgh"))
+        found[class_id] = (*found.get(class_id, ()), path)
+    return dict(sorted(found.items()))
 
 
 def rasterize(path: Path, side: int = TEMPLATE_SIDE) -> Image:
@@ -66,9 +73,9 @@ def rasterize(path: Path, side: int = TEMPLATE_SIDE) -> Image:
 
 
 @cache
-def _pyramid(class_id: int) -> list[Floats]:
+def _pyramid(drawing: Path) -> list[Floats]:
     """A drawing at full side, half, quarter and eighth; alpha in 0..1, colours multiplied by it."""
-    tile = rasterize(template(class_id)).astype(np.float32)
+    tile = rasterize(drawing).astype(np.float32)
     tile[:, :, 3] /= 255
     tile[:, :, :3] *= tile[:, :, 3:]
     levels: list[Floats] = [tile]
@@ -77,10 +84,10 @@ def _pyramid(class_id: int) -> list[Floats]:
     return levels
 
 
-def render(settings: Synthesize, class_id: int, index: int) -> bytes:
+def render(settings: Synthesize, labels: str, class_id: int, index: int) -> bytes:
     """One photo of a sign as a JPEG file, the same for the same arguments."""
     rng = np.random.default_rng([settings.seed, class_id, index])
-    photo = _photograph(settings, class_id, rng)
+    photo = _photograph(settings, labels, class_id, rng)
     quality = round(_uniform(rng, settings.quality))
     return cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
@@ -89,12 +96,12 @@ def _uniform(rng: Random, limits: Range) -> float:
     return float(rng.uniform(limits.low, limits.high))
 
 
-def _photograph(settings: Synthesize, class_id: int, rng: Random) -> Image:
+def _photograph(settings: Synthesize, labels: str, class_id: int, rng: Random) -> Image:
     # As many small frames as large ones on a logarithmic scale: a car sees a sign grow.
     side = round(settings.size.low * (settings.size.high / settings.size.low) ** rng.random())
     light = _level(settings, rng)
-    scene = _background(settings, rng, side, light)
-    sign = _paint(settings, rng, class_id, side, light)
+    scene = _background(settings, rng, labels, side, light)
+    sign = _paint(settings, rng, _one_of(drawings(labels)[class_id], rng), side, light)
     scene = _paste(scene, sign, _corners(settings, rng, side))
     scene *= _shade(settings, rng, side)[:, :, None]
     # Stray light in the lens lifts the blacks.
@@ -120,9 +127,13 @@ def _corners(settings: Synthesize, rng: Random, side: int) -> Floats:
     return corners
 
 
-def _paint(settings: Synthesize, rng: Random, class_id: int, side: int, light: float) -> Floats:
+def _one_of(paths: Sequence[Path], rng: Random) -> Path:
+    return paths[int(rng.integers(len(paths)))]
+
+
+def _paint(settings: Synthesize, rng: Random, drawing: Path, side: int, light: float) -> Floats:
     """The drawing in faded or strong colours and unevenly worn, float32 (n, n, 4)."""
-    levels = _pyramid(class_id)
+    levels = _pyramid(drawing)
     # The smallest level that is not smaller than the sign, which fills about 0.8 of the frame.
     tile = next((t for t in reversed(levels) if len(t) >= 0.8 * side), levels[0])
     colours = np.eye(4)
@@ -165,7 +176,7 @@ def _clouds(rng: Random, side: int, grids: tuple[int, ...]) -> Floats:
     return cv2.resize(clouds, (side, side), interpolation=cv2.INTER_LINEAR)
 
 
-def _background(settings: Synthesize, rng: Random, side: int, light: float) -> Floats:
+def _background(settings: Synthesize, rng: Random, labels: str, side: int, light: float) -> Floats:
     """Sky, leaves, walls and what else may stand behind a sign, float32 (side, side, 3)."""
     # Seldom lit as the sign is: it may stand in the shade before a bright sky.
     own_light = light if rng.random() < 0.5 else _level(settings, rng)
@@ -190,15 +201,17 @@ def _background(settings: Synthesize, rng: Random, side: int, light: float) -> F
         post = (int(middle - half), side // 2), (int(middle + half), side)
         cv2.rectangle(scene, *post, third.tolist(), -1)
     if rng.random() < 0.4:
-        scene = _neighbour(settings, rng, scene, light)
+        scene = _neighbour(settings, rng, labels, scene, light)
     return scene
 
 
-def _neighbour(settings: Synthesize, rng: Random, scene: Floats, light: float) -> Floats:
+def _neighbour(
+    settings: Synthesize, rng: Random, labels: str, scene: Floats, light: float
+) -> Floats:
     """Another sign, of which the frame shows an edge: posts often carry two or three."""
     side = len(scene)
-    others = class_ids()
-    tile = _paint(settings, rng, others[rng.integers(len(others))], side, light)
+    others = [path for paths in drawings(labels).values() for path in paths]
+    tile = _paint(settings, rng, _one_of(others, rng), side, light)
     along, across = rng.uniform(-0.3, 0.3), rng.uniform(0.85, 1.0)
     offset = ((along, across), (along, -across), (across, along), (-across, along))
     corners = _corners(settings, rng, side)
@@ -228,19 +241,7 @@ def _expose(settings: Synthesize, rng: Random, photo: Floats, light: float) -> I
     if rng.random() < 0.5:
         photo = cv2.GaussianBlur(photo, (0, 0), max(strength, 0.05))
     else:
-        photo = cv2.filter2D(photo, -1, _streak(rng, strength * 3))
+        photo = cv2.filter2D(photo, -1, streak(strength * 3, rng))
     noise = rng.standard_normal(photo.shape, np.float32)
     noisy: Floats = photo.clip(0, 255) + _uniform(rng, settings.noise) * min(light, 255) * noise
     return noisy.clip(0, 255).astype(np.uint8)
-
-
-def _streak(rng: Random, length: float) -> Floats:
-    """The kernel of a motion blur, `length` pixels long, in any direction."""
-    reach = int(np.ceil(length / 2)) + 1
-    angle = rng.uniform(0, np.pi)
-    steps = np.linspace(-length / 2, length / 2, 4 * reach)
-    kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
-    rows = np.rint(reach + steps * np.sin(angle)).astype(int)
-    columns = np.rint(reach + steps * np.cos(angle)).astype(int)
-    np.add.at(kernel, (rows, columns), 1 / len(steps))
-    return kernel

@@ -22,6 +22,7 @@ from signs.errors import run_stage
 from signs.parallel import ordered_map
 
 METRICS = Path("metrics/preprocess")
+SYNTHETIC = "synthetic"
 CHUNK = 256  # files a task: few enough for a live progress bar, enough to hide its cost
 READ_AHEAD = 16  # files that a worker holds in memory
 REGION = ["left", "top", "right", "bottom"]
@@ -58,6 +59,7 @@ def preprocess() -> None:
         audit.refuse_bad_data(found, dataset.problems, settings.preprocess, METRICS)
         samples[prepared.COLUMNS].to_csv(staging / prepared.SAMPLES, index=False)
         labels.to_csv(staging / prepared.LABELS, index=False)
+        add_drawn(settings, labels, staging)
         prepared.describe(staging, settings.dataset, settings.images, settings.preprocess.split)
         shutil.rmtree(prepared.FOLDER, ignore_errors=True)
         staging.rename(prepared.FOLDER)
@@ -74,7 +76,7 @@ def decode_all(
     thumbnails = np.zeros((len(samples), 16, 16), np.uint8)
     digests: list[str] = []
     shapes: list[tuple[int, int]] = []
-    first_byte = _create(path, (len(samples), settings.size, settings.size, settings.channels))
+    first_byte = _create(path, (len(samples), *_shape(settings)))
     # Where the set names its tracks, thumbnails are not compared: see audit.divide.
     start = (dataset.folder, settings, not audit.has_tracks(samples), path, first_byte)
     with progress.bar(len(samples), "preprocess", " images") as bar:
@@ -87,8 +89,41 @@ def decode_all(
             dataset.problems += decoded.problems
             bar.update(len(decoded.digests))
     samples["digest"] = digests
-    samples["height"], samples["width"] = np.array(shapes).T
+    samples["height"], samples["width"] = np.array(shapes, np.int64).reshape(-1, 2).T
     return samples, thumbnails
+
+
+def add_drawn(settings: params.Params, labels: pd.DataFrame, staging: Path) -> None:
+    """Write drawn photos of the set's classes, matched by name: they train beside the photos.
+
+    Raises:
+        DatasetError: the drawn photos are missing or damaged.
+    """
+    images_file, labels_file = staging / prepared.DRAWN_IMAGES, staging / prepared.DRAWN_LABELS
+    if settings.dataset == SYNTHETIC or not settings.train.recipe.drawn:
+        _create(images_file, (0, *_shape(settings.images)))
+        np.save(labels_file, np.empty(0, np.int64))
+        return
+    drawn = datasets.read(SYNTHETIC)
+    label_of = {name: label for label, name in enumerate(labels["Name"])}
+    found = drawn.table["class_id"].map(drawn.names).map(label_of)
+    drawn.table = drawn.table[found.notna()]
+    decode_all(drawn, settings.images, images_file)
+    if drawn.problems:
+        raise datasets.DatasetError(
+            f"data/{SYNTHETIC} is damaged ({': '.join(drawn.problems[0])}). "
+            "Run `dvc repro -f synthesize`."
+        )
+    drawn_labels = found.dropna().to_numpy(np.int64)
+    np.save(labels_file, drawn_labels)
+    print(
+        f"{len(drawn_labels):,} drawn photos for training beside them, "
+        f"of {len(np.unique(drawn_labels))} of {len(labels)} classes."
+    )
+
+
+def _shape(settings: params.ImageSettings) -> tuple[int, int, int]:
+    return settings.size, settings.size, settings.channels
 
 
 def _create(path: Path, shape: tuple[int, ...]) -> int:

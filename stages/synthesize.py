@@ -1,12 +1,13 @@
-"""Draw the embedded data set: photos of all sign classes, from nothing but vector drawings.
+"""Draw photos of all classes of the chosen label set, from nothing but vector drawings.
 
     dvc repro synthesize        or        python -m stages.synthesize
 
-Writes data/synthetic/images.zip with <class id>/<index>.jpg, and
+Writes data/synthetic/images.zip with <class id>/<index>.jpg, labels.csv beside it, and
 metrics/synthesize/contact_sheet.png, which shows a few photos of each class.
 """
 
 import csv
+import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from signs import progress, synthetic
+from signs import datasets, progress, synthetic
 from signs.errors import run_stage
 from signs.images import Image, decode
 from signs.parallel import ordered_map
@@ -26,7 +27,6 @@ from signs.params import Synthesize, load
 
 ARCHIVE = Path("data/synthetic/images.zip")
 CONTACT_SHEET = Path("metrics/synthesize/contact_sheet.png")
-LABELS = Path(synthetic.__file__).parent / "labels" / "gtsrb.csv"
 # Images for one task: enough that handing tasks out costs nothing, few enough for the bar to move.
 CHUNK = 100
 # A zip file holds dates; a fixed one keeps its bytes, and DVC's hash, the same each time.
@@ -39,31 +39,35 @@ SHEET_SIDE = 48
 
 def synthesize() -> None:
     """Render `images_per_class` photos of every class, on all cores."""
-    settings = load().synthesize
-    write_archive(ARCHIVE, settings)
+    settings = load()
+    labels = synthetic.label_set(settings.dataset)
+    write_archive(ARCHIVE, settings.synthesize, labels)
+    shutil.copyfile(datasets.LABELS / f"{labels}.csv", ARCHIVE.with_name("labels.csv"))
     CONTACT_SHEET.parent.mkdir(parents=True, exist_ok=True)
     with replaced(CONTACT_SHEET) as path:
-        path.write_bytes(contact_sheet(ARCHIVE))
+        path.write_bytes(contact_sheet(ARCHIVE, labels))
     print(f"{ARCHIVE}: {ARCHIVE.stat().st_size / 1e6:.1f} MB; a look at it: {CONTACT_SHEET}")
 
 
-def write_archive(target: Path, settings: Synthesize, workers: int | None = None) -> None:
+def write_archive(
+    target: Path, settings: Synthesize, labels: str, workers: int | None = None
+) -> None:
     """Write all photos into one zip file: DVC's cost is per file, not per byte."""
     count = settings.images_per_class
     tasks = [
         (class_id, range(start, min(start + CHUNK, count)))
-        for class_id in synthetic.class_ids()
+        for class_id in synthetic.drawings(labels)
         for start in range(0, count, CHUNK)
     ]
     target.parent.mkdir(parents=True, exist_ok=True)
-    total = count * len(synthetic.class_ids())
+    total = count * len(synthetic.drawings(labels))
     with (
         replaced(target) as path,
         zipfile.ZipFile(path, "w") as archive,
         progress.bar(total, "synthesize", " images") as bar,
     ):
         photos = ordered_map(
-            partial(_render, settings), tasks, initializer=_one_thread, workers=workers
+            partial(_render, settings, labels), tasks, initializer=_one_thread, workers=workers
         )
         for (class_id, indices), jpegs in zip(tasks, photos, strict=True):
             for index, jpeg in zip(indices, jpegs, strict=True):
@@ -76,9 +80,9 @@ def _one_thread() -> None:
     cv2.setNumThreads(1)
 
 
-def _render(settings: Synthesize, task: tuple[int, range]) -> list[bytes]:
+def _render(settings: Synthesize, labels: str, task: tuple[int, range]) -> list[bytes]:
     class_id, indices = task
-    return [synthetic.render(settings, class_id, index) for index in indices]
+    return [synthetic.render(settings, labels, class_id, index) for index in indices]
 
 
 def _member(name: str) -> zipfile.ZipInfo:
@@ -99,9 +103,9 @@ def replaced(target: Path) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def contact_sheet(archive_path: Path) -> bytes:
+def contact_sheet(archive_path: Path, labels: str) -> bytes:
     """The first photos of each class beside its drawing, with id and name, as a PNG file."""
-    with LABELS.open(encoding="utf-8", newline="") as file:
+    with (datasets.LABELS / f"{labels}.csv").open(encoding="utf-8", newline="") as file:
         names = {int(row["ClassId"]): row["Name"] for row in csv.DictReader(file)}
     with zipfile.ZipFile(archive_path) as archive:
         members: dict[int, list[str]] = {}
@@ -110,7 +114,7 @@ def contact_sheet(archive_path: Path) -> bytes:
         cells = [
             _cell(
                 f"{class_id}  {names.get(class_id, '')}",
-                synthetic.rasterize(synthetic.template(class_id), SHEET_SIDE),
+                synthetic.rasterize(synthetic.drawings(labels)[class_id][0], SHEET_SIDE),
                 [archive.read(member) for member in found[:SHEET_PHOTOS]],
             )
             for class_id, found in members.items()

@@ -120,17 +120,25 @@ class EpochDrawer:
     """
 
     def __init__(self, data: prepared.Prepared, recipe: params.Recipe, seed: int) -> None:
-        self._images, self._recipe, self._seed = data.images, recipe, seed
+        self._data, self._recipe, self._seed = data, recipe, seed
         self._rows = data.rows("train")
         self._labels = data.samples["label"].to_numpy()[self._rows]
         self._one_hot = np.eye(len(data.labels), dtype=np.float32)
+        self._count = recipe.steps_per_epoch * recipe.batch_size
+        self._count_drawn = round(recipe.drawn * self._count) if len(data.drawn_labels) else 0
 
     def draw(self, epoch: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
         """Augmented images, uint8 (n, size, size, channels), and one-hot labels (n, classes)."""
         rng = np.random.default_rng([self._seed, epoch])
-        chosen = augment.draw_epoch(self._labels, self._recipe, rng)
-        images = augment.augment(self._images[self._rows[chosen]], self._recipe.augment, rng)
-        return images, self._one_hot[self._labels[chosen]]
+        data, balance = self._data, self._recipe.balance
+        chosen = augment.draw_epoch(self._labels, self._count - self._count_drawn, balance, rng)
+        images, labels = data.images[self._rows[chosen]], self._labels[chosen]
+        if self._count_drawn:
+            chosen = augment.draw_epoch(data.drawn_labels, self._count_drawn, balance, rng)
+            order = rng.permutation(self._count)
+            images = np.concatenate([images, data.drawn_images[chosen]])[order]
+            labels = np.concatenate([labels, data.drawn_labels[chosen]])[order]
+        return augment.augment(images, self._recipe.augment, rng), self._one_hot[labels]
 
 
 class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]

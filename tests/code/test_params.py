@@ -64,7 +64,7 @@ def test_the_network_chooses_recipe_and_images(
     [
         ("dataste", "dataset, synthesize, preprocess, train, evaluate"),
         ("train.epochs", "network, seed, precision, compact, classic"),
-        ("preprocess.split.shuffle", "group, similarity, validation, test, seed"),
+        ("preprocess.split.shuffle", "group, similarity, validation, test, fold, seed"),
         ("preprocess.images.large", "compact, classic"),
         ("preprocess.images.compact.side", "size, color, contrast, margin"),
         ("train.compact.augment.flip", "rotation, scale, shift, shear"),
@@ -142,6 +142,12 @@ def test_fractions_that_leave_nothing_for_training(
     said = problem(content, tmp_path)
     assert said.startswith("preprocess.split: ")
     assert f"({validation}) + test ({test}) must stay below 1" in said
+
+
+def test_a_fold_that_does_not_exist(content: dict[str, Any], tmp_path: Path) -> None:
+    content["preprocess"]["split"].update(test=0.2, fold=5)
+    said = problem(content, tmp_path)
+    assert said.startswith("preprocess.split: fold (5) must stay below 5")
 
 
 def test_fractions_that_leave_something(content: dict[str, Any], tmp_path: Path) -> None:

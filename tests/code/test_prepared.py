@@ -11,9 +11,10 @@ from signs import prepared
 from signs.params import ImageSettings, Split
 from signs.prepared import PreparedError
 
-SPLIT = Split(group="duplicates", similarity=0.9, validation=0.1, test=0.1, seed=1)
+SPLIT = Split(group="duplicates", similarity=0.9, validation=0.1, test=0.1, fold=0, seed=1)
 SETTINGS = ImageSettings(size=8, color="rgb", contrast="none", margin=0.05)
 IMAGES = np.random.default_rng(1).integers(0, 256, (4, 8, 8, 3), np.uint8)
+DRAWN = IMAGES[:2] // 2
 
 
 @pytest.fixture
@@ -37,6 +38,8 @@ def folder(tmp_path: Path) -> Path:
     ).to_csv(tmp_path / prepared.SAMPLES, index=False)
     labels = pd.DataFrame({"ClassId": [0, 7], "Name": ["NA", "30"]})
     labels.to_csv(tmp_path / prepared.LABELS, index=False)
+    np.save(tmp_path / prepared.DRAWN_IMAGES, DRAWN)
+    np.save(tmp_path / prepared.DRAWN_LABELS, np.array([1, 0]))
     prepared.describe(tmp_path, "own", SETTINGS, SPLIT)
     return tmp_path
 
@@ -45,6 +48,8 @@ def test_round_trip(folder: Path) -> None:
     found = prepared.load(folder)
     assert isinstance(found.images, np.memmap)
     assert (found.images == IMAGES).all()
+    assert (found.drawn_images == DRAWN).all()
+    assert found.drawn_labels.tolist() == [1, 0]
     assert found.settings == SETTINGS
     assert found.split == SPLIT
     assert found.dataset == "own"
@@ -72,7 +77,7 @@ def test_digest_tells_contents_apart(folder: Path) -> None:
     assert len(digests) == 3
 
 
-@pytest.mark.parametrize("name", [prepared.IMAGES, prepared.SAMPLES, prepared.LABELS])
+@pytest.mark.parametrize("name", prepared.FILES)
 @pytest.mark.parametrize("damage", ["flipped", "cut", "emptied"])
 def test_damaged_file(name: str, damage: str, folder: Path) -> None:
     content = (folder / name).read_bytes()
@@ -87,9 +92,7 @@ def test_damaged_file(name: str, damage: str, folder: Path) -> None:
     assert "dvc repro -f preprocess" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "name", [prepared.IMAGES, prepared.SAMPLES, prepared.LABELS, prepared.ABOUT]
-)
+@pytest.mark.parametrize("name", [*prepared.FILES, prepared.ABOUT])
 def test_missing_file(name: str, folder: Path) -> None:
     (folder / name).unlink()
     with pytest.raises(PreparedError, match="is incomplete") as caught:

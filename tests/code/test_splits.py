@@ -13,8 +13,8 @@ from signs.splits import SPLITS, TEST, TRAIN, UNUSED, VALIDATION
 
 
 def make_settings(**changes: object) -> Split:
-    values = {"group": "duplicates", "similarity": 0.9, "validation": 0.1, "test": 0.1, "seed": 1}
-    return Split.model_validate(values | changes)
+    values = {"group": "duplicates", "similarity": 0.9, "validation": 0.1, "test": 0.1}
+    return Split.model_validate({**values, "fold": 0, "seed": 1, **changes})
 
 
 # A set: for each class, the sizes of its groups.
@@ -106,6 +106,25 @@ def test_the_seed_alone_decides() -> None:
     assert (first == splits.assign(labels, group, make_settings(seed=7))).all()
     for other in (8, 9, 10):
         assert (first != splits.assign(labels, group, make_settings(seed=other))).any()
+
+
+def test_the_folds_of_a_seed_test_each_group_once() -> None:
+    labels, group = build([[30] * 40, [10] * 20])
+    tested = [group[splits.assign(labels, group, make_settings(fold=f)) == TEST] for f in range(10)]
+    assert sorted(np.unique(np.concatenate(tested))) == sorted(np.unique(group))
+    assert sum(len(np.unique(groups)) for groups in tested) == len(np.unique(group))
+
+
+def test_validation_comes_from_the_folds_after_the_tested_one() -> None:
+    labels, group = build([[30] * 40])
+    folds = [splits.assign(labels, group, make_settings(fold=f)) for f in range(10)]
+    for number, split in enumerate(folds):
+        assert ((split == VALIDATION) == (folds[(number + 1) % 10] == TEST)).all()
+
+
+def test_each_fold_of_a_small_class_tests_one_group() -> None:
+    for fold in range(10):
+        assert of_class([30] * 7, fold=fold) == {TRAIN: 150, VALIDATION: 30, TEST: 30}
 
 
 def test_a_class_does_not_depend_on_the_others() -> None:

@@ -27,7 +27,7 @@ def settings() -> Synthesize:
 @pytest.fixture(scope="module")
 def archive(settings: Synthesize, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("one") / "images.zip"
-    write_archive(path, settings, workers=1)
+    write_archive(path, settings, "gtsrb", workers=1)
     return path
 
 
@@ -38,15 +38,18 @@ def on_grey(drawing: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def drawings() -> dict[int, np.ndarray]:
-    return {c: on_grey(synthetic.rasterize(synthetic.template(c), 64)) for c in CLASSES}
+    return {
+        c: on_grey(synthetic.rasterize(paths[0], 64))
+        for c, paths in synthetic.drawings("gtsrb").items()
+    }
 
 
 def test_every_class_has_a_drawing() -> None:
-    assert synthetic.class_ids() == tuple(CLASSES)
+    assert list(synthetic.drawings("gtsrb")) == list(CLASSES)
 
 
 def test_drawings_use_no_fonts() -> None:
-    for path in synthetic.TEMPLATES.glob("*.svg"):
+    for path in synthetic.TEMPLATES.glob("*/*.svg"):
         assert "<text" not in path.read_text(encoding="utf-8"), path
 
 
@@ -89,17 +92,17 @@ def test_number_of_processes_changes_nothing(
     settings: Synthesize, archive: Path, tmp_path: Path
 ) -> None:
     two = tmp_path / "images.zip"
-    write_archive(two, settings, workers=2)
+    write_archive(two, settings, "gtsrb", workers=2)
     assert two.read_bytes() == archive.read_bytes()
 
 
 def test_seed_class_and_index_each_change_the_photo(settings: Synthesize) -> None:
     other_seed = settings.model_copy(update={"seed": settings.seed + 1})
     photos = {
-        synthetic.render(settings, 1, 0),
-        synthetic.render(settings, 1, 1),
-        synthetic.render(settings, 2, 0),
-        synthetic.render(other_seed, 1, 0),
+        synthetic.render(settings, "gtsrb", 1, 0),
+        synthetic.render(settings, "gtsrb", 1, 1),
+        synthetic.render(settings, "gtsrb", 2, 0),
+        synthetic.render(other_seed, "gtsrb", 1, 0),
     }
     assert len(photos) == 4
 
@@ -108,7 +111,7 @@ def test_more_images_leave_the_first_ones_alone(
     settings: Synthesize, archive: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "images.zip"
-    write_archive(path, settings.model_copy(update={"images_per_class": 4}), workers=1)
+    write_archive(path, settings.model_copy(update={"images_per_class": 4}), "gtsrb", workers=1)
     with zipfile.ZipFile(archive) as few, zipfile.ZipFile(path) as more:
         assert all(few.read(name) == more.read(name) for name in few.namelist())
 
@@ -142,7 +145,7 @@ def test_extreme_settings_still_give_photos(extreme: str, settings: Synthesize) 
         }
     )
     for index in range(20):
-        assert decode(synthetic.render(bold, 14, index)).shape[0] == bold.size.low
+        assert decode(synthetic.render(bold, "gtsrb", 14, index)).shape[0] == bold.size.low
 
 
 def test_photo_shows_its_class(settings: Synthesize, drawings: dict[int, np.ndarray]) -> None:
@@ -162,7 +165,9 @@ def test_photo_shows_its_class(settings: Synthesize, drawings: dict[int, np.ndar
     greys = {c: cv2.cvtColor(d.astype(np.uint8), cv2.COLOR_BGR2GRAY) for c, d in drawings.items()}
     inside = slice(12, 52), slice(12, 52)
     for class_id in CLASSES:
-        photo = cv2.cvtColor(decode(synthetic.render(calm, class_id, 0)), cv2.COLOR_RGB2GRAY)
+        photo = cv2.cvtColor(
+            decode(synthetic.render(calm, "gtsrb", class_id, 0)), cv2.COLOR_RGB2GRAY
+        )
         likeness = {
             c: np.corrcoef(photo[inside].ravel(), grey[inside].ravel())[0, 1]
             for c, grey in greys.items()
@@ -173,7 +178,7 @@ def test_photo_shows_its_class(settings: Synthesize, drawings: dict[int, np.ndar
 
 
 def test_contact_sheet_is_a_small_picture(archive: Path) -> None:
-    sheet = contact_sheet(archive)
+    sheet = contact_sheet(archive, "gtsrb")
     assert len(sheet) < 400_000
     assert decode(sheet).shape[1] > 800
 

@@ -1,0 +1,73 @@
+"""What an epoch trains on."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from signs import params, prepared
+from stages.train import EpochDrawer
+
+SETTINGS = params.load(Path(__file__).parents[2] / "params.yaml")
+REAL, DRAWN = 40, 200  # grey levels that tell where an image comes from
+
+
+def data(real: int = 90, drawn: int = 60) -> prepared.Prepared:
+    """Classes 0, 1, 2 in turns; every tenth photo tests."""
+    samples = pd.DataFrame({"label": np.arange(real) % 3})
+    samples["split"] = np.where(np.arange(real) % 10 == 9, "test", "train")
+    return prepared.Prepared(
+        images=np.full((real, 8, 8, 3), REAL, np.uint8),
+        samples=samples,
+        labels=pd.DataFrame({"ClassId": [0, 1, 2], "Name": ["a", "b", "c"]}),
+        drawn_images=np.full((drawn, 8, 8, 3), DRAWN, np.uint8),
+        drawn_labels=np.arange(drawn) % 3,
+        settings=SETTINGS.images,
+        split=SETTINGS.preprocess.split,
+        dataset="own",
+        digest="",
+    )
+
+
+def recipe(drawn: float) -> params.Recipe:
+    none = dict.fromkeys(params.Augment.model_fields, 0.0)
+    changes = {"steps_per_epoch": 10, "batch_size": 20, "drawn": drawn, "augment": none}
+    return params.Recipe.model_validate(SETTINGS.train.compact.model_dump() | changes)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_share_of_drawn_images(share: float) -> None:
+    images, targets = EpochDrawer(data(), recipe(share), seed=1).draw(0)
+    assert images.shape == (200, 8, 8, 3)
+    assert targets.shape == (200, 3)
+    assert (images[:, 0, 0, 0] == DRAWN).mean() == share
+    # Mixed: no batch is all of one kind.
+    if share == 0.3:
+        assert all(0 < (batch == DRAWN).mean() < 1 for batch in np.split(images, 10))
+
+
+def test_without_drawn_images_all_are_photos() -> None:
+    images, _ = EpochDrawer(data(drawn=0), recipe(0.3), seed=1).draw(0)
+    assert (images == REAL).all()
+
+
+def test_labels_stay_with_their_images() -> None:
+    some = data()
+    some.images[:] = 10 * some.samples["label"].to_numpy()[:, None, None, None] + 5
+    some.drawn_images[:] = 10 * some.drawn_labels[:, None, None, None] + 105
+    images, targets = EpochDrawer(some, recipe(0.3), seed=1).draw(0)
+    assert (images[:, 0, 0, 0] // 10 % 10 == targets.argmax(axis=1)).all()
+
+
+def test_an_epoch_is_a_function_of_seed_and_number() -> None:
+    def draw(seed: int, epoch: int) -> bytes:
+        some = data()
+        some.images[:] = np.arange(90)[:, None, None, None]
+        drawer = EpochDrawer(some, recipe(0.3), seed)
+        if epoch:
+            drawer.draw(0)  # must not matter
+        return drawer.draw(epoch)[0].tobytes()
+
+    assert draw(1, 1) == draw(1, 1)
+    assert len({draw(1, 0), draw(1, 1), draw(2, 0)}) == 3
