@@ -63,13 +63,16 @@ class Synthesize(Block):
     size: Annotated[Range, _within(8, 256)]
     margin: Annotated[Range, _within(0, 0.4)]
     shift: Annotated[float, Field(ge=0, le=0.5)]
+    aspect: Annotated[float, Field(ge=0, le=0.5)]
     rotation: Annotated[float, Field(ge=0, le=45)]
     perspective: Annotated[float, Field(ge=0, le=0.5)]
     hue: Annotated[float, Field(ge=0, le=60)]
     saturation: Annotated[Range, _within(0, 3)]
     brightness: Annotated[Range, _within(1, 1000)]
     shade: Fraction
+    fade: Fraction
     wear: Fraction
+    occlusion: Fraction
     blur: Annotated[Range, _within(0, 0.2)]
     noise: Annotated[Range, _within(0, 1)]
     quality: Annotated[Range, _within(1, 100)]

@@ -103,6 +103,8 @@ def _photograph(settings: Synthesize, labels: str, class_id: int, rng: Random) -
     scene = _background(settings, rng, labels, side, light)
     sign = _paint(settings, rng, _one_of(drawings(labels)[class_id], rng), side, light)
     scene = _paste(scene, sign, _corners(settings, rng, side))
+    if rng.random() < settings.occlusion:
+        scene = _occlude(rng, scene, light)
     scene *= _shade(settings, rng, side)[:, :, None]
     # Stray light in the lens lifts the blacks.
     scene += 0.15 * rng.random() * min(light, 255)
@@ -119,6 +121,7 @@ def _corners(settings: Synthesize, rng: Random, side: int) -> Floats:
     """Where the drawing's four corners come to lie, float32 (4, 2) in pixels."""
     half = side * (0.5 - _uniform(rng, settings.margin))
     square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half
+    square *= 1 + settings.aspect * rng.uniform(-1, 1, 2)
     square += rng.uniform(-1, 1, (4, 2)) * settings.perspective * half
     angle = np.radians(settings.rotation) * rng.uniform(-1, 1)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
@@ -142,6 +145,8 @@ def _paint(settings: Synthesize, rng: Random, drawing: Path, side: int, light: f
     # Neither the sun's colour nor the camera's white balance is neutral.
     colours[:3] *= (1 + 0.1 * rng.uniform(-1, 1, (3, 1))) * light / 255
     painted: Floats = cv2.transform(tile, colours)
+    fading = settings.fade * rng.random() ** 2
+    painted[:, :, :3] += fading * (0.8 * light * painted[:, :, 3:] - painted[:, :, :3])
     wear = settings.wear * rng.random() * _clouds(rng, len(tile), (3, 6, 12))
     painted[:, :, :3] *= 1 - wear[:, :, None]
     return painted
@@ -202,6 +207,26 @@ def _background(settings: Synthesize, rng: Random, labels: str, side: int, light
         cv2.rectangle(scene, *post, third.tolist(), -1)
     if rng.random() < 0.4:
         scene = _neighbour(settings, rng, labels, scene, light)
+    return scene
+
+
+def _occlude(rng: Random, scene: Floats, light: float) -> Floats:
+    """A branch, a wire, a sticker or leaves before the sign; most of it stays visible."""
+    side = len(scene)
+    colour = (light * _colours(rng, 1)[0]).tolist()
+    start, end = rng.integers(0, side, (2, 2)).tolist()
+    kind = rng.integers(3)
+    if kind == 0:
+        cv2.line(scene, start, end, colour, int(rng.integers(1, max(2, side // 12))), cv2.LINE_AA)
+    elif kind == 1:
+        extent = rng.uniform(0.08, 0.3, 2) * side
+        corner = (np.array(start) + extent).astype(int).tolist()
+        cv2.rectangle(scene, start, corner, colour, -1)
+    else:
+        # Only what grows in from outside: leaves in the middle would hide the pictogram.
+        from_rim = np.abs(np.linspace(-1, 1, side, dtype=np.float32))
+        leaves = _clouds(rng, side, (5, 9)) + np.maximum.outer(from_rim, from_rim) > 1.45
+        scene[leaves] = colour
     return scene
 
 
