@@ -31,9 +31,10 @@ HEADER = """# Results on real photos
 
 Made by `make results` from `benchmarks/results.yaml`; each row's experiments are kept as DVC
 experiments. Accuracies are of the test photos, in percent, as mean ± standard deviation over
-the seeds; a seed determines which fold is held out, and the training. *Twins* is the share of test photos with a
-pixel-identical twin in training. *Images/s* is the training's rate, augmentation included, and
-*minutes* its time with the validation after each epoch; *commit* is what the experiments ran at.
+the seeds; a seed determines which fold is held out, and the training. *Twins* is the share of
+test photos with a pixel-identical twin in training. *Images/s* is the training's rate,
+augmentation included, and *minutes* its time with the validation after each epoch; *commit*
+is what the experiments ran at.
 
 | photos, network, split | test photos | twins | accuracy | balanced | macro-F1 | top-3 | ECE | \
 seeds | parameters | minutes | images/s | commit |

@@ -1,5 +1,6 @@
 """The embedded data set: drawings that can be told apart, photos that never change."""
 
+import csv
 import itertools
 import zipfile
 from pathlib import Path
@@ -8,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from signs import synthetic
+from signs import datasets, synthetic
 from signs.images import decode
 from signs.params import Params, Range, Synthesize, load
 from stages.synthesize import contact_sheet, replaced, write_archive
@@ -44,8 +45,24 @@ def drawings() -> dict[int, np.ndarray]:
     }
 
 
-def test_every_class_has_a_drawing() -> None:
-    assert list(synthetic.drawings("gtsrb")) == list(CLASSES)
+@pytest.mark.parametrize("labels", ["gtsrb", "signs"])
+def test_every_class_has_a_drawing_of_its_name(labels: str) -> None:
+    with (datasets.LABELS / f"{labels}.csv").open(encoding="utf-8", newline="") as file:
+        names = {int(row["ClassId"]): row["Name"] for row in csv.DictReader(file)}
+    drawn = synthetic.drawings(labels)
+    assert list(drawn) == list(names)
+    for class_id, paths in drawn.items():
+        for path in paths:
+            assert f"<title>{names[class_id]}</title>" in path.read_text(encoding="utf-8"), path
+            synthetic.rasterize(path)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "labels"),
+    [("gtsrb", "gtsrb"), ("signs", "signs"), ("synthetic", "gtsrb"), ("own", "gtsrb")],
+)
+def test_the_photo_set_decides_what_is_drawn(dataset: str, labels: str) -> None:
+    assert synthetic.label_set(dataset) == labels
 
 
 def test_drawings_use_no_fonts() -> None:
