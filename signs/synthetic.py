@@ -144,12 +144,12 @@ def _paint(settings: Synthesize, rng: Random, drawing: Path, side: int, light: f
     colours[:3, :3] = _hue_and_saturation(angle, _uniform(rng, settings.saturation))
     # Neither the sun's colour nor the camera's white balance is neutral.
     colours[:3] *= (1 + 0.1 * rng.uniform(-1, 1, (3, 1))) * light / 255
-    painted: Floats = cv2.transform(tile, colours)
     fading = settings.fade * rng.random() ** 2
-    painted[:, :, :3] += fading * (0.8 * light * painted[:, :, 3:] - painted[:, :, :3])
-    wear = settings.wear * rng.random() * _clouds(rng, len(tile), (3, 6, 12))
-    painted[:, :, :3] *= 1 - wear[:, :, None]
-    return painted
+    colours[:3] *= 1 - fading
+    colours[:3, 3] += fading * 0.8 * light
+    painted: Floats = cv2.transform(tile, colours)
+    left = 1 - settings.wear * rng.random() * _clouds(rng, len(tile), (3, 6, 12))
+    return cv2.multiply(painted, cv2.merge([left, left, left, np.ones_like(left)]))
 
 
 def _hue_and_saturation(angle: float, saturation: float) -> npt.NDArray[np.float64]:

@@ -29,6 +29,7 @@ TINY = {
     "train.compact.epochs": 4,
     "train.compact.steps_per_epoch": 4,
     "train.compact.batch_size": 8,
+    "train.compact.drawn": 0.0,
 }
 
 # Every Python that starts notes its command, and whether it asks for TensorFlow.

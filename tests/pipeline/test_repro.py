@@ -22,6 +22,16 @@ def test_a_first_run_makes_all_outputs(finished, stages_in):
     assert not finished.project.path("data/prepared.tmp").exists()
 
 
+def test_drawn_photos_train_beside_a_set_of_ones_own(fresh):
+    names = "ClassId,Name\n0,Stop\n1,Our own sign\n2,Yield\n3,No entry\n"
+    fresh.path("data/tiny/labels.csv").write_text(names)
+    fresh.set(**{"train.compact.drawn": 0.5, "train.compact.epochs": 1})
+    said = fresh.dvc("repro", "train").succeeds()
+    assert "6 drawn photos for training beside them, of 3 of 4 classes." in said
+    audit = json.loads(fresh.path("metrics/preprocess/audit.json").read_text())
+    assert audit["files"] == 48
+
+
 def test_metrics_are_in_range(finished):
     project = finished.project
     headline = json.loads(project.path("metrics/evaluate/metrics.json").read_text())
