@@ -61,6 +61,11 @@ def choose_threshold(confidence: Floats, correct: Bools, precision: float) -> fl
     return float(confidence[order][enough[-1]] if len(enough) else confidence.max())
 
 
+def accepting_threshold(confidence: Floats, accepted: float) -> float:
+    """The highest confidence that at least this share of the images, 0 to 1, reaches."""
+    return float(np.quantile(confidence, 1 - accepted, method="lower"))
+
+
 def wilson_interval(successes: int, total: int) -> tuple[float, float]:
     """95 % interval of a proportion (Wilson 1927), right also near 0 and 1; (0, 1) for none."""
     if total == 0:

@@ -18,6 +18,7 @@ PARAMS_FILE = Path("params.yaml")
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(ge=1)]
+FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -60,6 +61,7 @@ class Synthesize(Block):
 
     seed: Seed
     images_per_class: Count
+    strangers_per_class: Count
     size: Annotated[Range, _within(8, 256)]
     margin: Annotated[Range, _within(0, 0.4)]
     shift: Annotated[float, Field(ge=0, le=0.5)]
@@ -180,6 +182,7 @@ class Train(Block):
     network: Literal["compact", "classic"]
     seed: Seed
     precision: Annotated[float, Field(gt=0, lt=1)]
+    accepted: Annotated[float, Field(gt=0, lt=1)]
     compact: Recipe
     classic: Recipe
 
@@ -197,12 +200,14 @@ class Evaluate(Block):
     agreement: Positive
     gallery: Count
     corruption_photos: Annotated[int, Field(ge=0)]
+    strangers: FolderName
+    stranger_photos: Annotated[int, Field(ge=0)]
 
 
 class Params(Block):
     """The whole of params.yaml."""
 
-    dataset: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    dataset: FolderName
     synthesize: Synthesize
     preprocess: Preprocess
     train: Train

@@ -42,6 +42,7 @@ def write_page(metrics: Path, params: Json, labels: pd.DataFrame, target: Path) 
         "mistakes": ("Mistakes", _mistakes(metrics)),
         "diagrams": ("Classes and confidence", _diagrams(metrics)),
         "robustness": ("Bad conditions", _robustness(metrics)),
+        "strangers": ("Signs it does not know", _strangers(metrics, evaluated)),
         "training": ("Training", _training(metrics, trained)),
         "data": ("Data", _data(metrics, audit, params)),
         "classes": ("Every class", _class_table(classes)),
@@ -234,6 +235,31 @@ def _robustness(metrics: Path) -> str:
         "A photo in each of the bad conditions, with the accuracy there",
         "Accuracy where light, weather, camera or network do harm, from mild to severe.",
     ) + _table(caption, head, rows, range(1, len(head)))
+
+
+def _strangers(metrics: Path, evaluated: Json) -> str:
+    table = _read_table(metrics / "evaluate/strangers.csv")
+    if not len(table):
+        return ""
+    test = evaluated.get("test", {})
+    text = (
+        f"<p>{_percent(test.get('strangers_refused'))} of {_count(test.get('strangers'))} photos "
+        'of signs that the network was not trained on are "unknown"; '
+        f"{_percent(test.get('strangers_refused_at_99'))} are if 99 % of the test photos shall be "
+        f"known. AUROC: {_number(test.get('strangers_auroc'), 4)}, the probability that a test "
+        "photo has a higher confidence than a stranger.</p>\n"
+    )
+    picture = _picture(
+        metrics / "evaluate/strangers.png",
+        "Histograms of the confidence in test photos and in strangers",
+        "Confidence in the test photos and in the strangers. Right of the line: unknown.",
+    )
+    rows = [
+        [name, _count(photos), _percent(refused), _number(confidence, 3), answer]
+        for name, photos, refused, confidence, answer in table.itertuples(index=False)
+    ]
+    head = ["what it shows", "photos", "unknown", "mean confidence", "most frequent answer"]
+    return text + picture + _table("By what the photos show", head, rows, {1, 2, 3})
 
 
 def _training(metrics: Path, trained: Json) -> str:

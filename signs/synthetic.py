@@ -24,6 +24,7 @@ from signs.params import Range, Synthesize
 
 TEMPLATES = Path(__file__).parent / "templates"
 TEMPLATE_SIDE = 128
+NO_SIGN = 1000
 
 # float32 throughout, but OpenCV's type hints do not say so.
 Floats = npt.NDArray[Any]
@@ -37,6 +38,11 @@ class TemplateError(UserError):
 def label_set(dataset: str) -> str:
     """The label set that is drawn for a photo set: its own if that has drawings, else GTSRB's."""
     return dataset if (TEMPLATES / dataset).is_dir() else "gtsrb"
+
+
+def other_label_sets(labels: str) -> list[str]:
+    """All label sets that have drawings, but this one."""
+    return sorted(path.name for path in TEMPLATES.iterdir() if path.name != labels)
 
 
 @cache
@@ -85,7 +91,10 @@ def _pyramid(drawing: Path) -> list[Floats]:
 
 
 def render(settings: Synthesize, labels: str, class_id: int, index: int) -> bytes:
-    """One photo of a sign as a JPEG file, the same for the same arguments."""
+    """One photo of a sign as a JPEG file, the same for the same arguments.
+
+    Class `NO_SIGN` is a background, with an edge of some sign perhaps.
+    """
     rng = np.random.default_rng([settings.seed, class_id, index])
     photo = _photograph(settings, labels, class_id, rng)
     quality = round(_uniform(rng, settings.quality))
@@ -101,8 +110,9 @@ def _photograph(settings: Synthesize, labels: str, class_id: int, rng: Random) -
     side = round(settings.size.low * (settings.size.high / settings.size.low) ** rng.random())
     light = _level(settings, rng)
     scene = _background(settings, rng, labels, side, light)
-    sign = _paint(settings, rng, _one_of(drawings(labels)[class_id], rng), side, light)
-    scene = _paste(scene, sign, _corners(settings, rng, side))
+    if class_id != NO_SIGN:
+        sign = _paint(settings, rng, _one_of(drawings(labels)[class_id], rng), side, light)
+        scene = _paste(scene, sign, _corners(settings, rng, side))
     if rng.random() < settings.occlusion:
         scene = _occlude(rng, scene, light)
     scene *= _shade(settings, rng, side)[:, :, None]

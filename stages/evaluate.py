@@ -26,6 +26,7 @@ from signs import (
     report,
     saliency,
     splits,
+    strangers,
 )
 from signs.errors import UserError, run_stage
 
@@ -46,6 +47,7 @@ HEADLINE = [
     "ece",
     "ece_uncalibrated",
     "corrupted_accuracy",
+    "strangers_refused",
 ]
 
 REGION = ["left", "top", "right", "bottom"]
@@ -77,6 +79,10 @@ def evaluate() -> None:
     if settings.evaluate.corruption_photos:
         table = _corrupt(model, samples[on[splits.TEST]], data, settings.evaluate)
         measured[splits.TEST]["corrupted_accuracy"] = round(float(table["accuracy"].mean()), 5)
+    if settings.evaluate.stranger_photos:
+        measured[splits.TEST] |= _meet_strangers(
+            model, predictions[on[splits.TEST]]["confidence"].to_numpy(), settings.evaluate
+        )
     details = {
         **measured,
         "temperature": model.about.temperature,
@@ -99,6 +105,37 @@ def evaluate() -> None:
         REPORT,
     )
     print(_summary(measured[splits.TEST]))
+
+
+def _meet_strangers(
+    model: classifier.Classifier, own: npt.NDArray[np.float64], settings: params.Evaluate
+) -> dict[str, float]:
+    """Whether signs that the network does not know are "unknown"; a table and a picture."""
+    found = strangers.answers(model, settings.strangers, settings.stranger_photos)
+    strange = found["confidence"].to_numpy()
+    found["refused"] = strange < model.about.threshold
+    by_name = found.groupby("name", sort=False)
+    table = pd.DataFrame(
+        {
+            "photos": by_name.size(),
+            "refused": by_name["refused"].mean(),
+            "mean_confidence": by_name["confidence"].mean(),
+            "most_frequent_answer": by_name["answer"].agg(lambda given: given.mode()[0]),
+        }
+    )
+    table.sort_values("refused", kind="stable").to_csv(
+        METRICS / "strangers.csv", float_format="%.4f"
+    )
+    diagrams.draw_strangers(own, strange, model.about.threshold, METRICS / "strangers.png")
+    figures = {
+        "strangers_refused": found["refused"].mean(),
+        "strangers_refused_at_99": strangers.refused_at(0.99, own, strange),
+        "strangers_auroc": strangers.auroc(own, strange),
+    }
+    return {
+        "strangers": len(found),
+        **{name: round(float(value), 5) for name, value in figures.items()},
+    }
 
 
 def _corrupt(

@@ -3,7 +3,8 @@
     dvc repro synthesize        or        python -m stages.synthesize
 
 Writes data/synthetic/images.zip with <class id>/<index>.jpg, labels.csv beside it, and
-metrics/synthesize/contact_sheet.png, which shows a few photos of each class.
+metrics/synthesize/contact_sheet.png, which shows a few photos of each class. In the same way
+data/strangers: signs of the other label sets, to see whether a network knows its limits.
 """
 
 import csv
@@ -26,9 +27,12 @@ from signs.parallel import ordered_map
 from signs.params import Synthesize, load
 
 ARCHIVE = Path("data/synthetic/images.zip")
+STRANGERS = Path("data/strangers/images.zip")
 CONTACT_SHEET = Path("metrics/synthesize/contact_sheet.png")
 # Images for one task: enough that handing tasks out costs nothing, few enough for the bar to move.
 CHUNK = 100
+Classes = dict[int, tuple[str, int]]  # class id in the archive → label set, class id there
+
 # A zip file holds dates; a fixed one keeps its bytes, and DVC's hash, the same each time.
 DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -41,33 +45,60 @@ def synthesize() -> None:
     """Render `images_per_class` photos of every class, on all cores."""
     settings = load()
     labels = synthetic.label_set(settings.dataset)
-    write_archive(ARCHIVE, settings.synthesize, labels)
+    write_archive(ARCHIVE, settings.synthesize, all_classes(labels))
     shutil.copyfile(datasets.LABELS / f"{labels}.csv", ARCHIVE.with_name("labels.csv"))
+    write_strangers(settings.synthesize, labels)
     CONTACT_SHEET.parent.mkdir(parents=True, exist_ok=True)
     with replaced(CONTACT_SHEET) as path:
         path.write_bytes(contact_sheet(ARCHIVE, labels))
     print(f"{ARCHIVE}: {ARCHIVE.stat().st_size / 1e6:.1f} MB; a look at it: {CONTACT_SHEET}")
 
 
+def all_classes(labels: str) -> Classes:
+    """The classes of a label set that have drawings."""
+    return {class_id: (labels, class_id) for class_id in synthetic.drawings(labels)}
+
+
+def write_strangers(settings: Synthesize, labels: str) -> None:
+    """Draw the classes of the other label sets that this one has not, and no sign at all."""
+    known = set(_names(labels).values())
+    classes: Classes = {0: (labels, synthetic.NO_SIGN)}
+    names = ["No sign"]
+    for other in synthetic.other_label_sets(labels):
+        for class_id, name in _names(other).items():
+            if name not in known:
+                classes[len(names)] = other, class_id
+                names.append(name)
+    few = settings.model_copy(update={"images_per_class": settings.strangers_per_class})
+    write_archive(STRANGERS, few, classes)
+    with STRANGERS.with_name("labels.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([("ClassId", "Name"), *enumerate(names)])
+
+
+def _names(labels: str) -> dict[int, str]:
+    with (datasets.LABELS / f"{labels}.csv").open(encoding="utf-8", newline="") as file:
+        return {int(row["ClassId"]): row["Name"] for row in csv.DictReader(file)}
+
+
 def write_archive(
-    target: Path, settings: Synthesize, labels: str, workers: int | None = None
+    target: Path, settings: Synthesize, classes: Classes, workers: int | None = None
 ) -> None:
     """Write all photos into one zip file: DVC's cost is per file, not per byte."""
     count = settings.images_per_class
     tasks = [
         (class_id, range(start, min(start + CHUNK, count)))
-        for class_id in synthetic.drawings(labels)
+        for class_id in classes
         for start in range(0, count, CHUNK)
     ]
     target.parent.mkdir(parents=True, exist_ok=True)
-    total = count * len(synthetic.drawings(labels))
+    total = count * len(classes)
     with (
         replaced(target) as path,
         zipfile.ZipFile(path, "w") as archive,
         progress.bar(total, "synthesize", " images") as bar,
     ):
         photos = ordered_map(
-            partial(_render, settings, labels), tasks, initializer=_one_thread, workers=workers
+            partial(_render, settings, classes), tasks, initializer=_one_thread, workers=workers
         )
         for (class_id, indices), jpegs in zip(tasks, photos, strict=True):
             for index, jpeg in zip(indices, jpegs, strict=True):
@@ -80,9 +111,9 @@ def _one_thread() -> None:
     cv2.setNumThreads(1)
 
 
-def _render(settings: Synthesize, labels: str, task: tuple[int, range]) -> list[bytes]:
-    class_id, indices = task
-    return [synthetic.render(settings, labels, class_id, index) for index in indices]
+def _render(settings: Synthesize, classes: Classes, task: tuple[int, range]) -> list[bytes]:
+    labels, class_id = classes[task[0]]
+    return [synthetic.render(settings, labels, class_id, index) for index in task[1]]
 
 
 def _member(name: str) -> zipfile.ZipInfo:
@@ -105,8 +136,7 @@ def replaced(target: Path) -> Iterator[Path]:
 
 def contact_sheet(archive_path: Path, labels: str) -> bytes:
     """The first photos of each class beside its drawing, with id and name, as a PNG file."""
-    with (datasets.LABELS / f"{labels}.csv").open(encoding="utf-8", newline="") as file:
-        names = {int(row["ClassId"]): row["Name"] for row in csv.DictReader(file)}
+    names = _names(labels)
     with zipfile.ZipFile(archive_path) as archive:
         members: dict[int, list[str]] = {}
         for member in archive.namelist():

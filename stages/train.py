@@ -329,7 +329,10 @@ def _export(model: keras.Model, data: prepared.Prepared, settings: params.Params
     temperature = calibration.fit_temperature(logits, labels)
     probabilities = classifier.probabilities(logits, temperature)
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    threshold = calibration.choose_threshold(confidence, correct, settings.train.precision)
+    threshold = max(
+        calibration.choose_threshold(confidence, correct, settings.train.precision),
+        calibration.accepting_threshold(confidence, settings.train.accepted),
+    )
     export.save_keras(model, KERAS_MODEL)
     classifier.write(
         classifier.FOLDER,

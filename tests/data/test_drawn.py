@@ -23,7 +23,7 @@ def folder(settings: params.Params, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Where drawn photos lie, two of each class; the current folder."""
     monkeypatch.chdir(tmp_path)
     few = settings.synthesize.model_copy(update={"images_per_class": 2})
-    synthesize.write_archive(synthesize.ARCHIVE, few, "gtsrb", workers=1)
+    synthesize.write_archive(synthesize.ARCHIVE, few, synthesize.all_classes("gtsrb"), workers=1)
     return tmp_path
 
 

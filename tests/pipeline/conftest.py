@@ -25,6 +25,7 @@ CLASSES, PHOTOS = 4, 12
 TINY = {
     "dataset": "tiny",
     "synthesize.images_per_class": 2,
+    "synthesize.strangers_per_class": 2,
     "preprocess.images.compact.size": 16,
     "train.compact.epochs": 4,
     "train.compact.steps_per_epoch": 4,

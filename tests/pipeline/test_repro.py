@@ -41,6 +41,8 @@ def test_metrics_are_in_range(finished):
         for name, value in metrics[split].items():
             if name in ("images", "groups", "classes"):
                 assert value == 4  # one photo of each class, none like another
+            elif name == "strangers":
+                assert value == 2 * 34  # of "no sign" and 33 classes of another label set
             elif name == "log_loss":
                 assert value >= 0
             else:
