@@ -32,13 +32,15 @@ HEADER = """# Results on real photos
 Made by `make results` from `benchmarks/results.yaml`; each row's experiments are kept as DVC
 experiments. Accuracies are of the test photos, in percent, as mean ± standard deviation over
 the seeds; a seed determines which fold is held out, and the training. *Twins* is the share of
-test photos with a pixel-identical twin in training. *Images/s* is the training's rate,
+test photos with a pixel-identical twin in training. *Corrupted* is the accuracy on 200 of them
+in 65 bad conditions. *Strangers refused* is the share of photos of the other set, of classes
+that this one has not, that are "unknown" if 99 % of the test photos are not. *Images/s* is the training's rate,
 augmentation included, and *minutes* its time with the validation after each epoch; *commit*
 is what the experiments ran at.
 
 | photos, network, split | test photos | twins | accuracy | balanced | macro-F1 | top-3 | ECE | \
-seeds | parameters | minutes | images/s | commit |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|
+corrupted | strangers refused | AUROC | seeds | parameters | minutes | images/s | commit |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -112,9 +114,11 @@ def _read(reference: str) -> dict[str, Any]:
 
 def _row(title: str, runs: list[dict[str, Any]]) -> str:
     if not runs:
-        return f"| {title} | not run yet |" + " |" * 11
+        return f"| {title} | not run yet |" + " |" * 14
 
     def spread(key: str, scale: float = 100, digits: int = 2) -> str:
+        if any(key not in run for run in runs):
+            return "–"  # not measured yet at that commit
         values = [scale * run[key] for run in runs]
         mean = f"{statistics.mean(values):.{digits}f}"
         return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
@@ -128,6 +132,9 @@ def _row(title: str, runs: list[dict[str, Any]]) -> str:
         spread("macro_f1"),
         spread("top3_accuracy"),
         spread("ece", 1, 4),
+        spread("corrupted_accuracy"),
+        spread("strangers_refused_at_99"),
+        spread("strangers_auroc", 1, 4),
         str(len(runs)),
         f"{runs[0]['parameters']:,}",
         f"{statistics.median(run['minutes'] for run in runs):.1f}",
