@@ -63,7 +63,8 @@ def choose_threshold(confidence: Floats, correct: Bools, precision: float) -> fl
 
 def accepting_threshold(confidence: Floats, accepted: float) -> float:
     """The highest confidence that at least this share of the images, 0 to 1, reaches."""
-    return float(np.quantile(confidence, 1 - accepted, method="lower"))
+    needed = int(np.ceil(accepted * len(confidence) - 1e-9))
+    return float(np.sort(confidence)[-needed])
 
 
 def wilson_interval(successes: int, total: int) -> tuple[float, float]:

@@ -272,7 +272,9 @@ def _shade(settings: Synthesize, rng: Random, side: int) -> Floats:
 def _expose(settings: Synthesize, rng: Random, photo: Floats, light: float) -> Image:
     """Blur, lose what is too bright and add noise, in the order of lens, sensor and wires."""
     # Relative to the side, else small frames would be wiped out and large ones untouched.
-    strength = _uniform(rng, settings.blur) * len(photo)
+    # Squared, because most photos are sharp.
+    low, high = settings.blur.low, settings.blur.high
+    strength = (low + (high - low) * rng.random() ** 2) * len(photo)
     if rng.random() < 0.5:
         photo = cv2.GaussianBlur(photo, (0, 0), max(strength, 0.05))
     else:

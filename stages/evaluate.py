@@ -20,6 +20,7 @@ from signs import (
     datasets,
     diagrams,
     images,
+    model_card,
     params,
     prepared,
     progress,
@@ -33,6 +34,7 @@ from signs.errors import UserError, run_stage
 METRICS = Path("metrics/evaluate")
 PREDICTIONS = Path("data/predictions.csv")
 REPORT = Path("report.html")
+MODEL_CARD = Path("docs/model_card.md")
 KERAS_MODEL = Path("models/model.keras")
 
 # What `dvc metrics show` and `dvc exp show` print: a line that fits a screen.
@@ -98,12 +100,11 @@ def evaluate() -> None:
     _confusions(test, data).to_csv(METRICS / "confusions.csv", index=False, float_format="%.4f")
     _draw(test, logits[on[splits.TEST]], classes, measured[splits.TEST], model)
     _draw_mistakes(model, test, data, settings.evaluate.gallery)
-    report.write_page(
-        Path("metrics"),
-        _settings(settings, model.about),
-        data.labels,
-        REPORT,
+    used = _settings(settings, model.about)
+    model_card.write(
+        Path("metrics"), used, (classifier.FOLDER / classifier.MODEL).stat().st_size, MODEL_CARD
     )
+    report.write_page(Path("metrics"), used, data.labels, REPORT)
     print(_summary(measured[splits.TEST]))
 
 

@@ -56,6 +56,33 @@ def test_metrics_are_in_range(finished):
     assert audit["files"] == audit["train"] + audit["validation"] + audit["test"] == 48
 
 
+def test_strangers_are_counted(finished):
+    project = finished.project
+    test = json.loads(project.path("metrics/evaluate/details.json").read_text())["test"]
+    table = pd.read_csv(project.path("metrics/evaluate/strangers.csv"))
+    assert table["photos"].sum() == test["strangers"]
+    refused = (table["photos"] * table["refused"]).sum() / test["strangers"]
+    assert refused == pytest.approx(test["strangers_refused"], abs=1e-3)
+    assert "No sign" in table["name"].tolist()
+    assert "Stop" not in table["name"].tolist()  # in both label sets
+
+
+def test_the_model_card_says_what_was_measured(finished):
+    project = finished.project
+    test = json.loads(project.path("metrics/evaluate/details.json").read_text())["test"]
+    about = json.loads(project.path("models/classifier/classifier.json").read_text())
+    card = project.path("docs/model_card.md").read_text()
+    for value in (
+        f"{test['accuracy']:.2%} ({test['accuracy_low']:.2%} to {test['accuracy_high']:.2%})",
+        f"AUROC {test['strangers_auroc']:.4f}",
+        f"below a confidence of {about['threshold']:.3f}",
+        "48 files, 48 distinct photos",
+        "40 train, 4 validation, 4 test",
+        about["provenance"]["commit"],
+    ):
+        assert value in card
+
+
 def test_each_held_out_photo_has_one_prediction(finished):
     predictions = pd.read_csv(finished.project.path("data/predictions.csv"))
     samples = pd.read_csv(finished.project.path("data/prepared/samples.csv"))

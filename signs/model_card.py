@@ -1,0 +1,182 @@
+"""A model card from the metrics: what the classifier is for, what it can do and what it cannot.
+
+Sections after M. Mitchell et al., "Model Cards for Model Reporting" (FAT* 2019).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+SHOWN_CLASSES = 10
+
+CARD = """# Model card: traffic signs, {dataset}
+
+Written by the evaluate stage from `metrics/`; do not edit. Pictures and all figures: `report.html`.
+
+## Model
+
+Version `{version}`, code of commit `{commit}`. Network `{network}`, {parameters:,} parameters, \
+{megabytes:.1f} MB as ONNX. Input: one photo of one sign, {size}x{size} pixels {color} after \
+`signs.images.prepare` ({contrast} contrast). Output: probabilities of {classes} classes, \
+calibrated with temperature {temperature:.3f}; below a confidence of {threshold:.3f} the answer \
+is "unknown". Trained on {images_seen:,} augmented images in {epochs} epochs, seed {seed}; the \
+minutes that took stand in `metrics/timing.json`.
+
+## Use
+
+For: naming the sign on a photo that shows one sign and little else, of the classes listed in \
+`metrics/evaluate/classes.csv`, as a part of a system in which a wrong answer does no harm by \
+itself: mapping, inventories, teaching, research. Not for: finding signs in a scene, signs of \
+other countries or classes, steering a vehicle.
+
+## Data
+
+Photo set `{dataset}`: {files:,} files, {distinct:,} distinct photos in {groups:,} groups of \
+photos that show the same thing. {split}; {not_tested} classes have too few groups to be tested. \
+Test photos with a pixel-identical twin in training: {twins} %{random}.
+
+## Results on {test[images]:,} test photos that share no group with training
+
+| measure | value |
+|---|---|
+{figures}
+
+Hardest classes (recall, with its 95 % interval):
+
+| class | test photos | recall | |
+|---|---|---|---|
+{hardest}
+
+## Bad conditions
+
+{corruptions}
+
+## Signs it does not know
+
+{strangers}
+
+## Limits
+
+- {limit_data}
+- The figures hold for photos like those of the set; other cameras, countries and seasons are \
+other photos.
+- Confidence was calibrated on {validation:,} validation photos of the same set.
+- One training with one seed. How figures vary over folds stands in `docs/results.md`.
+"""
+
+NO_CORRUPTIONS = "Not measured (`evaluate.corruption_photos: 0`)."
+NO_STRANGERS = "Not measured (`evaluate.stranger_photos: 0`)."
+
+
+def write(metrics: Path, settings: dict[str, Any], onnx_bytes: int, target: Path) -> None:
+    """Write the card.
+
+    Args:
+        metrics: the folder with each stage's metrics and tables.
+        settings: what the run used: dataset, preprocess, train, provenance.
+        onnx_bytes: size of the exported network.
+        target: the Markdown file.
+    """
+    evaluated = _read(metrics / "evaluate/details.json")
+    trained = _read(metrics / "train/metrics.json")
+    audit = _read(metrics / "preprocess/audit.json")
+    test, train = evaluated["test"], settings["train"]
+    images, recipe = settings["preprocess"]["images"], train["recipe"]
+    random = audit["leaks"]["test_percent_if_split_at_random"]
+    text = CARD.format(
+        dataset=settings["dataset"],
+        version=settings["provenance"]["version"],
+        commit=settings["provenance"]["commit"],
+        network=train["network"],
+        parameters=trained["parameters"],
+        megabytes=onnx_bytes / 1e6,
+        size=images["size"],
+        color=images["color"],
+        contrast=images["contrast"],
+        classes=audit["classes"],
+        temperature=evaluated["temperature"],
+        threshold=evaluated["threshold"],
+        images_seen=recipe["epochs"] * recipe["steps_per_epoch"] * recipe["batch_size"],
+        epochs=recipe["epochs"],
+        seed=train["seed"],
+        files=audit["files"],
+        distinct=audit["distinct"],
+        groups=audit["groups"],
+        split=", ".join(f"{audit[name]:,} {name}" for name in ("train", "validation", "test")),
+        not_tested=audit["classes_not_tested"],
+        twins=audit["leaks"]["test_percent"],
+        random=f" (split at random: {random} %)" if random else "",
+        test=test,
+        figures=_figures(test),
+        hardest=_hardest(metrics / "evaluate/classes.csv"),
+        corruptions=_corruptions(metrics / "evaluate/corruptions.csv"),
+        strangers=_strangers(metrics / "evaluate/strangers.csv", test),
+        limit_data=(
+            "The photos are drawn, not taken: no figure here speaks of real ones."
+            if settings["dataset"] == "synthetic"
+            else "Who stands behind the photos, and under which terms, says README.md."
+        ),
+        validation=evaluated["validation"]["images"],
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text, encoding="utf-8")
+
+
+def _figures(test: dict[str, float]) -> str:
+    interval = f"{test['accuracy_low']:.2%} to {test['accuracy_high']:.2%}"
+    rows = {
+        "accuracy (95 % interval)": f"{test['accuracy']:.2%} ({interval})",
+        "balanced accuracy": f"{test['balanced_accuracy']:.2%}",
+        "macro F1": f"{test['macro_f1']:.4f}",
+        "top-3 accuracy": f"{test['top3_accuracy']:.2%}",
+        "log loss": f"{test['log_loss']:.4f} nats",
+        "calibration error (ECE)": f"{test['ece']:.4f}",
+        'answers that are not "unknown"': f"{test['known']:.2%}",
+        "right answers among those": f"{test['known_precision']:.2%}",
+    }
+    return "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+
+
+def _hardest(path: Path) -> str:
+    table = pd.read_csv(path, keep_default_na=False, na_values={"recall": [""]})
+    table = table[table["recall"].notna()].sort_values("recall", kind="stable")
+    return "\n".join(
+        f"| {row['class_id']} {row['name']} | {row['test']} | {row['recall']:.1%} "
+        f"| {float(row['recall_low']):.1%} to {float(row['recall_high']):.1%} |"
+        for _, row in table.head(SHOWN_CLASSES).iterrows()
+    )
+
+
+def _corruptions(path: Path) -> str:
+    if not path.exists():
+        return NO_CORRUPTIONS
+    table = pd.read_csv(path).groupby("corruption")["accuracy"].agg(["mean", "min"])
+    rows = "\n".join(
+        f"| {kind} | {mean:.1%} | {worst:.1%} |"
+        for kind, mean, worst in table.sort_values("mean").itertuples()
+    )
+    head = "| condition | mean accuracy over 5 levels | worst level |\n|---|---|---|\n"
+    return head + rows
+
+
+def _strangers(path: Path, test: dict[str, float]) -> str:
+    if not path.exists():
+        return NO_STRANGERS
+    table = pd.read_csv(path, keep_default_na=False)
+    worst = ", ".join(
+        f"{name} ({refused:.0%}, read as {answer})"
+        for name, refused, answer in table[["name", "refused", "most_frequent_answer"]]
+        .head(5)
+        .itertuples(index=False)
+    )
+    return (
+        f"{test['strangers_refused']:.1%} of {test['strangers']:,} photos of signs of other label "
+        f'sets are "unknown"; {test["strangers_refused_at_99"]:.1%} if 99 % of the test photos '
+        f"shall be known. AUROC {test['strangers_auroc']:.4f}. Least refused: {worst}."
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
