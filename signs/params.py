@@ -71,6 +71,7 @@ class Synthesize(Block):
     hue: Annotated[float, Field(ge=0, le=60)]
     saturation: Annotated[Range, _within(0, 3)]
     brightness: Annotated[Range, _within(1, 1000)]
+    haze: Fraction
     shade: Fraction
     fade: Fraction
     wear: Fraction

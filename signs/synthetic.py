@@ -80,10 +80,17 @@ def rasterize(path: Path, side: int = TEMPLATE_SIDE) -> Image:
 
 @cache
 def _pyramid(drawing: Path) -> list[Floats]:
-    """A drawing at full side, half, quarter and eighth; alpha in 0..1, colours multiplied by it."""
-    tile = rasterize(drawing).astype(np.float32)
+    """A drawing at full side, half, quarter and eighth; alpha in 0..1, colours multiplied by it.
+
+    It fills the square, as a sign fills the frame that was cut around it: triangles, too, which
+    are an eighth wider than high, are about square in GTSRB's frames.
+    """
+    tile: Floats = rasterize(drawing).astype(np.float32)
+    left, top, width, height = cv2.boundingRect((tile[:, :, 3] > 0).astype(np.uint8))
+    tile = tile[top : top + height, left : left + width]
     tile[:, :, 3] /= 255
     tile[:, :, :3] *= tile[:, :, 3:]
+    tile = cv2.resize(tile, (TEMPLATE_SIDE, TEMPLATE_SIDE), interpolation=cv2.INTER_AREA)
     levels: list[Floats] = [tile]
     for _ in range(3):
         levels.append(cv2.resize(levels[-1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
@@ -117,14 +124,14 @@ def _photograph(settings: Synthesize, labels: str, class_id: int, rng: Random) -
         scene = _occlude(rng, scene, light)
     scene *= _shade(settings, rng, side)[:, :, None]
     # Stray light in the lens lifts the blacks.
-    scene += 0.15 * rng.random() * min(light, 255)
+    scene += settings.haze * rng.random() * min(light, 255)
     return _expose(settings, rng, scene, light)
 
 
 def _level(settings: Synthesize, rng: Random) -> float:
-    """Grey level of white paint; squared, because dark signs are common."""
+    """Grey level of white paint, uniform on a logarithmic scale: dark signs are common."""
     low, high = settings.brightness.low, settings.brightness.high
-    return float(low + (high - low) * rng.random() ** 2)
+    return float(low * (high / low) ** rng.random())
 
 
 def _corners(settings: Synthesize, rng: Random, side: int) -> Floats:
