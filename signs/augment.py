@@ -56,7 +56,8 @@ def augment(images: Images, settings: Augment, rng: np.random.Generator) -> Imag
     matrices = _affine_matrices(count, size, settings, rng)
     gain, offset = rng.uniform(-1, 1, (2, count))
     gain = 1 + settings.contrast * gain
-    offset = 255 * settings.brightness * offset
+    # Contrast turns around mid-grey, so it does not also darken.
+    offset = 127.5 * (1 - gain) + 255 * settings.brightness * offset
     blurred, erased = rng.random((2, count))
     corners = rng.uniform(0, 0.8, (count, 2)) * size
     extents = rng.uniform(0.1, 0.35, (count, 2)) * size
@@ -70,9 +71,7 @@ def augment(images: Images, settings: Augment, rng: np.random.Generator) -> Imag
         if blurred[row] < settings.blur:
             image = cv2.GaussianBlur(image, (3, 3), 0)
         if settings.contrast or settings.brightness:
-            # Contrast turns around mid-grey, so it does not also darken.
-            table = (np.arange(256) - 127.5) * gain[row] + 127.5 + offset[row]
-            image = cv2.LUT(image, np.clip(table, 0, 255).astype(np.uint8))
+            image = cv2.addWeighted(image, gain[row], image, 0, offset[row])
         result[row] = image.reshape(result.shape[1:])
         if erased[row] < settings.erase:
             (x, y), (w, h) = corners[row].astype(int), extents[row].astype(int)
