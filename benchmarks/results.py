@@ -33,10 +33,10 @@ Made by `make results` from `benchmarks/results.yaml`; each row's experiments ar
 experiments. Accuracies are of the test photos, in percent, as mean ± standard deviation over
 the seeds; a seed determines which fold is held out, and the training. *Twins* is the share of
 test photos with a pixel-identical twin in training. *Corrupted* is the accuracy on 200 of them
-in 65 bad conditions. *Strangers refused* is the share of photos of the other set, of classes
-that this one has not, that are "unknown" if 99 % of the test photos are not. *Images/s* is
-the training's rate, augmentation included, and *minutes* its time with the validation after
-each epoch; *commit* is what the experiments ran at.
+in 65 bad conditions. *Strangers refused*, measured with compact, is the share of photos of the
+other set, of classes whose names this one has not, that are "unknown" if 99 % of the test photos
+are not. *Images/s* is the training's rate, augmentation included, and *minutes* its time with
+the validation after each epoch; *commit* is what the experiments ran at.
 
 | photos, network, split | test photos | twins | accuracy | balanced | macro-F1 | top-3 | ECE | \
 corrupted | strangers refused | AUROC | seeds | parameters | minutes | images/s | commit |

@@ -225,12 +225,18 @@ def refuse_bad_data(
 
 
 def summary(found: dict[str, Any]) -> str:
-    """Three lines for the person at the terminal."""
-    leaks = found["leaks"]
+    """A few lines for the person at the terminal."""
+    leaks, drawn = found["leaks"], found["drawn"]
+    beside = (
+        f"{drawn['photos']:,} drawn photos of {drawn['classes']} classes train beside them.\n"
+        if drawn["photos"]
+        else ""
+    )
     return (
         f"{found['files']:,} files, {found['distinct']:,} distinct photos in "
         f"{found['groups']:,} groups, {found['classes']} classes "
         f"({found['classes_not_tested']} with too few groups to be tested).\n"
+        f"{beside}"
         f"train {found['train']:,}, validation {found['validation']:,}, test {found['test']:,}. "
         f"Test photos with an identical twin in training: {leaks['test_percent']} % "
         f"(split at random: {leaks['test_percent_if_split_at_random']} %)."

@@ -63,7 +63,7 @@ def choose_threshold(confidence: Floats, correct: Bools, precision: float) -> fl
 
 def accepting_threshold(confidence: Floats, accepted: float) -> float:
     """The highest confidence that at least this share of the images, 0 to 1, reaches."""
-    needed = int(np.ceil(accepted * len(confidence) - 1e-9))
+    needed = max(1, int(np.ceil(accepted * len(confidence) - 1e-9)))
     return float(np.sort(confidence)[-needed])
 
 

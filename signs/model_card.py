@@ -21,8 +21,8 @@ Version `{version}`, code of commit `{commit}`. Network `{network}`, {parameters
 {megabytes:.1f} MB as ONNX. Input: one photo of one sign, {size}x{size} pixels {color} after \
 `signs.images.prepare` ({contrast} contrast). Output: probabilities of {classes} classes, \
 calibrated with temperature {temperature:.3f}; below a confidence of {threshold:.3f} the answer \
-is "unknown". Trained on {images_seen:,} augmented images in {epochs} epochs, seed {seed}; the \
-minutes that took stand in `metrics/timing.json`.
+is "unknown". Trained on {images_seen:,} images in {epochs} epochs, seed {seed}; the minutes that \
+took stand in `metrics/timing.json`.
 
 ## Use
 
@@ -35,9 +35,9 @@ other countries or classes, steering a vehicle.
 
 Photo set `{dataset}`: {files:,} files, {distinct:,} distinct photos in {groups:,} groups of \
 photos that show the same thing. {split}; {not_tested} classes have too few groups to be tested. \
-Test photos with a pixel-identical twin in training: {twins} %{random}.
+Test photos with a pixel-identical twin in training: {twins} %{random}.{drawn}
 
-## Results on {test[images]:,} test photos that share no group with training
+## Results on {test[images]:,} test photos{leak}
 
 | measure | value |
 |---|---|
@@ -63,7 +63,7 @@ Hardest classes (recall, with its 95 % interval):
 - The figures hold for photos like those of the set; other cameras, countries and seasons are \
 other photos.
 - Confidence was calibrated on {validation:,} validation photos of the same set.
-- One training with one seed. How figures vary over folds stands in `docs/results.md`.
+- One training with one seed and one fold; other folds give other figures.
 """
 
 NO_CORRUPTIONS = "Not measured (`evaluate.corruption_photos: 0`)."
@@ -84,7 +84,9 @@ def write(metrics: Path, settings: dict[str, Any], onnx_bytes: int, target: Path
     audit = _read(metrics / "preprocess/audit.json")
     test, train = evaluated["test"], settings["train"]
     images, recipe = settings["preprocess"]["images"], train["recipe"]
-    random = audit["leaks"]["test_percent_if_split_at_random"]
+    leaks, drawn = audit["leaks"], audit["drawn"]
+    random = leaks["test_percent_if_split_at_random"]
+    leaky = any(leaks[kind] for kind in ("exact", "group", "near"))
     text = CARD.format(
         dataset=settings["dataset"],
         version=settings["provenance"]["version"],
@@ -106,17 +108,29 @@ def write(metrics: Path, settings: dict[str, Any], onnx_bytes: int, target: Path
         groups=audit["groups"],
         split=", ".join(f"{audit[name]:,} {name}" for name in ("train", "validation", "test")),
         not_tested=audit["classes_not_tested"],
-        twins=audit["leaks"]["test_percent"],
+        twins=leaks["test_percent"],
+        drawn=(
+            f" Beside them train {drawn['photos']:,} drawn photos of {drawn['classes']} classes."
+            if drawn["photos"]
+            else ""
+        ),
+        leak=(
+            ": the split leaks, so they are too good"
+            if leaky
+            else " that share no group with training"
+        ),
         random=f" (split at random: {random} %)" if random else "",
         test=test,
         figures=_figures(test),
         hardest=_hardest(metrics / "evaluate/classes.csv"),
         corruptions=_corruptions(metrics / "evaluate/corruptions.csv"),
-        strangers=_strangers(metrics / "evaluate/strangers.csv", test),
+        strangers=_strangers(
+            metrics / "evaluate/strangers.csv", test, settings["evaluate"]["strangers"]
+        ),
         limit_data=(
             "The photos are drawn, not taken: no figure here speaks of real ones."
             if settings["dataset"] == "synthetic"
-            else "Who stands behind the photos, and under which terms, says README.md."
+            else "Where the photos come from, and under which terms, is for their owner to say."
         ),
         validation=evaluated["validation"]["images"],
     )
@@ -143,7 +157,8 @@ def _hardest(path: Path) -> str:
     table = pd.read_csv(path, keep_default_na=False, na_values={"recall": [""]})
     table = table[table["recall"].notna()].sort_values("recall", kind="stable")
     return "\n".join(
-        f"| {row['class_id']} {row['name']} | {row['test']} | {row['recall']:.1%} "
+        f"| {row['class_id']} {row['name'].replace('|', '/')} | {row['test']} "
+        f"| {row['recall']:.1%} "
         f"| {float(row['recall_low']):.1%} to {float(row['recall_high']):.1%} |"
         for _, row in table.head(SHOWN_CLASSES).iterrows()
     )
@@ -161,7 +176,7 @@ def _corruptions(path: Path) -> str:
     return head + rows
 
 
-def _strangers(path: Path, test: dict[str, float]) -> str:
+def _strangers(path: Path, test: dict[str, float], name: str) -> str:
     if not path.exists():
         return NO_STRANGERS
     table = pd.read_csv(path, keep_default_na=False)
@@ -172,9 +187,10 @@ def _strangers(path: Path, test: dict[str, float]) -> str:
         .itertuples(index=False)
     )
     return (
-        f"{test['strangers_refused']:.1%} of {test['strangers']:,} photos of signs of other label "
-        f'sets are "unknown"; {test["strangers_refused_at_99"]:.1%} if 99 % of the test photos '
-        f"shall be known. AUROC {test['strangers_auroc']:.4f}. Least refused: {worst}."
+        f"{test['strangers_refused']:.1%} of {test['strangers']:,} photos of the set `{name}`, of "
+        'classes whose names the network does not know, are "unknown"; '
+        f"{test['strangers_refused_at_99']:.1%} if 99 % of the test photos shall be known. "
+        f"AUROC {test['strangers_auroc']:.4f}. Least refused: {worst}."
     )
 
 

@@ -214,6 +214,15 @@ class Params(Block):
     train: Train
     evaluate: Evaluate
 
+    @model_validator(mode="after")
+    def _has_strangers(self) -> "Params":
+        if self.evaluate.stranger_photos and self.evaluate.strangers == self.dataset:
+            raise ValueError(
+                f"evaluate.strangers and dataset are both {self.dataset!r}, so there are no "
+                "strangers; name another set or set evaluate.stranger_photos to 0"
+            )
+        return self
+
     @property
     def images(self) -> ImageSettings:
         """The image settings of the chosen network."""
@@ -254,7 +263,7 @@ def _describe(problem: Any) -> str:
     if problem["type"] == "missing":
         return f"{key}: missing"
     if problem["type"] == "value_error":
-        return f"{key}: {problem['ctx']['error']}"
+        return f"{key}: {problem['ctx']['error']}".removeprefix(": ")
     hint = ""
     if problem["type"] == "float_type" and isinstance(problem["input"], str):
         hint = " (in YAML, 1e-3 is a text; write 0.001 or 1.0e-3)"

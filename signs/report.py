@@ -42,7 +42,7 @@ def write_page(metrics: Path, params: Json, labels: pd.DataFrame, target: Path) 
         "mistakes": ("Mistakes", _mistakes(metrics)),
         "diagrams": ("Classes and confidence", _diagrams(metrics)),
         "robustness": ("Bad conditions", _robustness(metrics)),
-        "strangers": ("Signs it does not know", _strangers(metrics, evaluated)),
+        "strangers": ("Signs it does not know", _strangers(metrics, evaluated, params)),
         "training": ("Training", _training(metrics, trained)),
         "data": ("Data", _data(metrics, audit, params)),
         "classes": ("Every class", _class_table(classes)),
@@ -237,14 +237,15 @@ def _robustness(metrics: Path) -> str:
     ) + _table(caption, head, rows, range(1, len(head)))
 
 
-def _strangers(metrics: Path, evaluated: Json) -> str:
+def _strangers(metrics: Path, evaluated: Json, params: Json) -> str:
     table = _read_table(metrics / "evaluate/strangers.csv")
     if not len(table):
         return ""
     test = evaluated.get("test", {})
     text = (
         f"<p>{_percent(test.get('strangers_refused'))} of {_count(test.get('strangers'))} photos "
-        'of signs that the network was not trained on are "unknown"; '
+        f"of the set {_text(params.get('evaluate', {}).get('strangers'))}, of classes whose names "
+        'the network does not know, are "unknown"; '
         f"{_percent(test.get('strangers_refused_at_99'))} are if 99 % of the test photos shall be "
         f"known. AUROC: {_number(test.get('strangers_auroc'), 4)}, the probability that a test "
         "photo has a higher confidence than a stranger.</p>\n"

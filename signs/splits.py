@@ -91,8 +91,9 @@ def assign(
     is in all splits. Each class's share comes as close to the wanted one as its groups allow
     without exceeding it (but at least one group).
 
-    The folds of one seed are a stratified group k-fold with k = 1 / `settings.test`: they test
-    different groups, as far as a class has that many, and validation comes from the next folds.
+    The folds of one seed go around the groups of each class in steps of the share that is
+    tested (of validation, if the set has test images of its own). They test different groups where
+    groups are many and of one size; a small or uneven class tests some groups in several folds.
 
     Args:
         labels: (N,) class of each image.
@@ -121,7 +122,7 @@ def assign(
         ids = np.unique(group[free & (class_of_group == label)])
         sizes = dict(zip(ids.tolist(), [int((group == i).sum()) for i in ids], strict=True))
         total = sum(sizes.values())
-        start = round(settings.fold * settings.test * total)
+        start = round(settings.fold * next(iter(wanted.values())) * total)
         left = _turn(rng.permutation(ids).tolist(), sizes, start)
         for done, (name, share) in enumerate(wanted.items()):
             if len(left) < 2:

@@ -1,7 +1,8 @@
 """Photos of what a network does not know: does it say "unknown"?
 
-A stranger is a photo of another photo set whose class has none of the names that the network
-knows. Scored by the highest calibrated probability: D. Hendrycks and K. Gimpel, "A Baseline for
+The field calls this open-set recognition or out-of-distribution detection. A stranger is a photo
+of another photo set whose class has none of the names that the network knows; capitals do not
+matter. Scored by the highest calibrated probability: D. Hendrycks and K. Gimpel, "A Baseline for
 Detecting Misclassified and Out-of-Distribution Examples in Neural Networks" (ICLR 2017).
 """
 
@@ -17,18 +18,20 @@ from signs.calibration import accepting_threshold
 from signs.classifier import Classifier
 from signs.errors import UserError
 
-BATCH = 256
-
 Floats = npt.NDArray[np.floating]
 
 
-def answers(model: Classifier, name: str, count: int, data: Path = datasets.DATA) -> pd.DataFrame:
+def answers(
+    model: Classifier, name: str, count: int, batch_size: int, data: Path = datasets.DATA
+) -> pd.DataFrame:
     """What a classifier says to strangers.
 
     Args:
         model: the exported classifier.
         name: a photo set.
-        count: at most so many photos, the same number of each class as far as it goes.
+        count: at most so many photos, drawn at random, of each class as many as of the others
+            as far as it goes.
+        batch_size: images per call of the classifier.
         data: the folder with the photo sets.
 
     Returns:
@@ -39,8 +42,9 @@ def answers(model: Classifier, name: str, count: int, data: Path = datasets.DATA
     """
     dataset = datasets.read(name, data)
     table = dataset.table.assign(name=dataset.table["class_id"].map(dataset.names))
-    table = table[~table["name"].isin(model.about.names)]
-    # The first of each class, then the second of each: a small number still sees all classes.
+    known = {name.casefold() for name in model.about.names}
+    table = table[~table["name"].str.casefold().isin(known)].sample(frac=1, random_state=0)
+    # One of each class, then a second of each: a small number still sees all classes.
     order = table.groupby("class_id").cumcount().to_numpy()
     table = table.iloc[np.argsort(order, kind="stable")][:count]
     if not len(table):
@@ -48,13 +52,15 @@ def answers(model: Classifier, name: str, count: int, data: Path = datasets.DATA
     reader = datasets.Reader(dataset.folder)
     parts = []
     with progress.bar(len(table), "strangers", " photos") as bar:
-        for start in range(0, len(table), BATCH):
-            batch = table.iloc[start : start + BATCH]
+        for start in range(0, len(table), batch_size):
+            batch = table.iloc[start : start + batch_size]
             parts.append(_answer(model, reader, batch))
             bar.update(len(batch))
     found = pd.concat(parts, ignore_index=True)
     if not len(found):
         raise UserError(f"evaluate.strangers: no photo of {name!r} can be read.")
+    if len(found) < len(table):
+        print(f"{len(table) - len(found)} photos of {name!r} cannot be read and do not count.")
     return found
 
 
@@ -93,5 +99,8 @@ def auroc(own: Floats, strange: Floats) -> float:
 
 
 def refused_at(accepted: float, own: Floats, strange: Floats) -> float:
-    """Share of strangers below the confidence that this share of own photos reaches."""
+    """Share of strangers below the confidence that this share of own photos reaches.
+
+    One minus the false positive rate at that true positive rate (FPR@99TPR for 0.99).
+    """
     return float((strange < accepting_threshold(own, accepted)).mean())

@@ -42,7 +42,8 @@ def label_set(dataset: str) -> str:
 
 def other_label_sets(labels: str) -> list[str]:
     """All label sets that have drawings, but this one."""
-    return sorted(path.name for path in TEMPLATES.iterdir() if path.name != labels)
+    found = {path.name for path in TEMPLATES.iterdir() if path.is_dir()}
+    return sorted(found - {labels})
 
 
 @cache

@@ -5,6 +5,7 @@ Starts from the bytes of the photos and goes the way that the service goes.
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,9 @@ def evaluate() -> None:
             f"{classifier.FOLDER} was trained on other data than {prepared.FOLDER} holds. "
             "Run `dvc repro train`."
         )
-    METRICS.mkdir(parents=True, exist_ok=True)
+    # What this run does not measure must not look as if it had.
+    shutil.rmtree(METRICS, ignore_errors=True)
+    METRICS.mkdir(parents=True)
     samples = data.samples[data.samples["split"].isin([splits.VALIDATION, splits.TEST])]
     logits = _predict(model, samples, data, settings.evaluate.batch_size)
     agreement = _compare_with_keras(model, samples, data, settings.evaluate)
@@ -112,7 +115,9 @@ def _meet_strangers(
     model: classifier.Classifier, own: npt.NDArray[np.float64], settings: params.Evaluate
 ) -> dict[str, float]:
     """Whether signs that the network does not know are "unknown"; a table and a picture."""
-    found = strangers.answers(model, settings.strangers, settings.stranger_photos)
+    found = strangers.answers(
+        model, settings.strangers, settings.stranger_photos, settings.batch_size
+    )
     strange = found["confidence"].to_numpy()
     found["refused"] = strange < model.about.threshold
     by_name = found.groupby("name", sort=False)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from signs import audit, datasets, images, params, prepared, progress
+from signs import audit, datasets, images, params, prepared, progress, splits
 from signs.errors import run_stage
 from signs.parallel import ordered_map
 
@@ -55,11 +55,11 @@ def preprocess() -> None:
         dataset.problems += audit.mark_contradictions(samples)
         audit.divide(samples, thumbnails, settings.preprocess.split)
         found = audit.measure(samples, thumbnails, settings.preprocess.split)
+        found["drawn"] = add_drawn(settings, labels, samples, staging)
         audit.write(METRICS, found, samples, labels, dataset)
         audit.refuse_bad_data(found, dataset.problems, settings.preprocess, METRICS)
         samples[prepared.COLUMNS].to_csv(staging / prepared.SAMPLES, index=False)
         labels.to_csv(staging / prepared.LABELS, index=False)
-        add_drawn(settings, labels, staging)
         prepared.describe(staging, settings.dataset, settings.images, settings.preprocess.split)
         shutil.rmtree(prepared.FOLDER, ignore_errors=True)
         staging.rename(prepared.FOLDER)
@@ -93,8 +93,15 @@ def decode_all(
     return samples, thumbnails
 
 
-def add_drawn(settings: params.Params, labels: pd.DataFrame, staging: Path) -> None:
+def add_drawn(
+    settings: params.Params, labels: pd.DataFrame, samples: pd.DataFrame, staging: Path
+) -> dict[str, int]:
     """Write drawn photos of the set's classes, matched by name: they train beside the photos.
+
+    A drawn photo that the set holds out itself (somebody may have copied it there) is left out.
+
+    Returns:
+        How many there are, of how many classes.
 
     Raises:
         DatasetError: the drawn photos are missing or damaged.
@@ -103,23 +110,26 @@ def add_drawn(settings: params.Params, labels: pd.DataFrame, staging: Path) -> N
     if settings.dataset == SYNTHETIC or not settings.train.recipe.drawn:
         _create(images_file, (0, *_shape(settings.images)))
         np.save(labels_file, np.empty(0, np.int64))
-        return
+        return {"photos": 0, "classes": 0}
     drawn = datasets.read(SYNTHETIC)
-    label_of = {name: label for label, name in enumerate(labels["Name"])}
-    found = drawn.table["class_id"].map(drawn.names).map(label_of)
-    drawn.table = drawn.table[found.notna()]
-    decode_all(drawn, settings.images, images_file)
+    names = labels["Name"].str.casefold()
+    names = names[~names.duplicated(keep=False)]  # nobody can tell which of two is meant
+    label_of = {name: label for label, name in names.items()}
+    drawn.table["label"] = drawn.table["class_id"].map(drawn.names).str.casefold().map(label_of)
+    drawn.table = drawn.table[drawn.table["label"].notna()]
+    decoded, _ = decode_all(drawn, settings.images, images_file)
     if drawn.problems:
         raise datasets.DatasetError(
             f"data/{SYNTHETIC} is damaged ({': '.join(drawn.problems[0])}). "
             "Run `dvc repro -f synthesize`."
         )
-    drawn_labels = found.dropna().to_numpy(np.int64)
+    held_out = samples["digest"][samples["split"].isin([splits.VALIDATION, splits.TEST])]
+    twins = decoded["digest"].isin(held_out).to_numpy()
+    if twins.any():
+        np.save(images_file, np.load(images_file)[~twins])
+    drawn_labels = decoded["label"][~twins].to_numpy(np.int64)
     np.save(labels_file, drawn_labels)
-    print(
-        f"{len(drawn_labels):,} drawn photos for training beside them, "
-        f"of {len(np.unique(drawn_labels))} of {len(labels)} classes."
-    )
+    return {"photos": len(drawn_labels), "classes": len(np.unique(drawn_labels))}
 
 
 def _shape(settings: params.ImageSettings) -> tuple[int, int, int]:

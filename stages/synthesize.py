@@ -8,7 +8,6 @@ data/strangers: signs of the other label sets, to see whether a network knows it
 """
 
 import csv
-import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,9 +44,8 @@ def synthesize() -> None:
     """Render `images_per_class` photos of every class, on all cores."""
     settings = load()
     labels = synthetic.label_set(settings.dataset)
-    write_archive(ARCHIVE, settings.synthesize, all_classes(labels))
-    shutil.copyfile(datasets.LABELS / f"{labels}.csv", ARCHIVE.with_name("labels.csv"))
-    write_strangers(settings.synthesize, labels)
+    write_set(ARCHIVE, settings.synthesize, all_classes(labels), _names(labels))
+    write_set(STRANGERS, *strangers(settings.synthesize, labels))
     CONTACT_SHEET.parent.mkdir(parents=True, exist_ok=True)
     with replaced(CONTACT_SHEET) as path:
         path.write_bytes(contact_sheet(ARCHIVE, labels))
@@ -59,20 +57,30 @@ def all_classes(labels: str) -> Classes:
     return {class_id: (labels, class_id) for class_id in synthetic.drawings(labels)}
 
 
-def write_strangers(settings: Synthesize, labels: str) -> None:
-    """Draw the classes of the other label sets that this one has not, and no sign at all."""
+def strangers(settings: Synthesize, labels: str) -> tuple[Synthesize, Classes, dict[int, str]]:
+    """The classes of the other label sets that this one has not, and no sign at all.
+
+    Returns:
+        Settings to draw them with, what to draw, and the names.
+    """
     known = set(_names(labels).values())
-    classes: Classes = {0: (labels, synthetic.NO_SIGN)}
-    names = ["No sign"]
+    classes, names = {0: (labels, synthetic.NO_SIGN)}, {0: "No sign"}
     for other in synthetic.other_label_sets(labels):
         for class_id, name in _names(other).items():
             if name not in known:
-                classes[len(names)] = other, class_id
-                names.append(name)
-    few = settings.model_copy(update={"images_per_class": settings.strangers_per_class})
-    write_archive(STRANGERS, few, classes)
-    with STRANGERS.with_name("labels.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([("ClassId", "Name"), *enumerate(names)])
+                classes[len(names)], names[len(names)] = (other, class_id), name
+    # Another seed: with the same one, they would be training photos with the sign exchanged.
+    changes = {"images_per_class": settings.strangers_per_class, "seed": settings.seed + 2**31}
+    return settings.model_copy(update=changes), classes, names
+
+
+def write_set(archive: Path, settings: Synthesize, classes: Classes, names: dict[int, str]) -> None:
+    """Write an archive of photos and labels.csv beside it, which never belongs to another."""
+    labels = archive.with_name("labels.csv")
+    labels.unlink(missing_ok=True)
+    write_archive(archive, settings, classes)
+    with replaced(labels) as path, path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([("ClassId", "Name"), *names.items()])
 
 
 def _names(labels: str) -> dict[int, str]:

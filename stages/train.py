@@ -125,7 +125,9 @@ class EpochDrawer:
         self._labels = data.samples["label"].to_numpy()[self._rows]
         self._one_hot = np.eye(len(data.labels), dtype=np.float32)
         self._count = recipe.steps_per_epoch * recipe.batch_size
-        self._count_drawn = round(recipe.drawn * self._count) if len(data.drawn_labels) else 0
+        # Were the share the same with drawings of few classes, those would swamp the epoch.
+        share = recipe.drawn * len(np.unique(data.drawn_labels)) / len(data.labels)
+        self._count_drawn = round(share * self._count)
 
     def draw(self, epoch: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
         """Augmented images, uint8 (n, size, size, channels), and one-hot labels (n, classes)."""

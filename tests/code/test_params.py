@@ -144,6 +144,12 @@ def test_fractions_that_leave_nothing_for_training(
     assert f"({validation}) + test ({test}) must stay below 1" in said
 
 
+def test_a_set_is_not_its_own_stranger(content: dict[str, Any], tmp_path: Path) -> None:
+    content["evaluate"]["strangers"] = content["dataset"]
+    said = problem(content, tmp_path)
+    assert said.startswith("evaluate.strangers and dataset are both 'synthetic'")
+
+
 def test_a_fold_that_does_not_exist(content: dict[str, Any], tmp_path: Path) -> None:
     content["preprocess"]["split"].update(test=0.2, fold=5)
     said = problem(content, tmp_path)

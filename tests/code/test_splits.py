@@ -127,6 +127,16 @@ def test_each_fold_of_a_small_class_tests_one_group() -> None:
         assert of_class([30] * 7, fold=fold) == {TRAIN: 150, VALIDATION: 30, TEST: 30}
 
 
+def test_folds_of_a_set_with_test_images_change_what_validates() -> None:
+    labels, group = build([[30] * 40])
+    fixed = np.isin(group, np.unique(group)[:10])
+    splits_of = [
+        splits.assign(labels, group, make_settings(fold=f, validation=0.2), fixed) for f in (0, 1)
+    ]
+    assert ((splits_of[0] == TEST) == (splits_of[1] == TEST)).all()
+    assert not ((splits_of[0] == VALIDATION) & (splits_of[1] == VALIDATION)).any()
+
+
 def test_a_class_does_not_depend_on_the_others() -> None:
     labels, group = build([[1] * 60, [2] * 40])
     both = splits.assign(labels, group, make_settings())

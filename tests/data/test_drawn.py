@@ -10,6 +10,7 @@ from signs import datasets, params, prepared
 from stages import preprocess, synthesize
 
 ROOT = Path(__file__).parents[2]
+NO_SAMPLES = pd.DataFrame({"digest": [], "split": []})
 LABELS = pd.DataFrame({"ClassId": [3, 8, 9], "Name": ["Stop", "Our own sign", "Yield"]})
 
 
@@ -23,7 +24,9 @@ def folder(settings: params.Params, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Where drawn photos lie, two of each class; the current folder."""
     monkeypatch.chdir(tmp_path)
     few = settings.synthesize.model_copy(update={"images_per_class": 2})
-    synthesize.write_archive(synthesize.ARCHIVE, few, synthesize.all_classes("gtsrb"), workers=1)
+    names = {13: "Yield", 14: "STOP", 17: "No entry"}
+    classes = {class_id: ("gtsrb", class_id) for class_id in names}
+    synthesize.write_set(synthesize.ARCHIVE, few, classes, names)
     return tmp_path
 
 
@@ -33,39 +36,66 @@ def read(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_classes_are_matched_by_name(settings: params.Params, folder: Path) -> None:
-    (folder / "data/synthetic/labels.csv").write_bytes(
-        (datasets.LABELS / "gtsrb.csv").read_bytes()
-    )
-    preprocess.add_drawn(settings, LABELS, folder)
+    found = preprocess.add_drawn(settings, LABELS, NO_SAMPLES, folder)
+    assert found == {"photos": 4, "classes": 2}
     images, labels = read(folder)
     assert labels.tolist() == [2, 2, 0, 0]  # class 13, Yield, comes before 14, Stop
     assert images.shape == (4, 32, 32, 3)
     assert all(image.std() > 0 for image in images)
 
 
+def test_a_name_that_two_classes_have_matches_neither(
+    settings: params.Params, folder: Path
+) -> None:
+    labels = pd.DataFrame({"ClassId": [1, 2, 3], "Name": ["Stop", "stop", "Yield"]})
+    assert preprocess.add_drawn(settings, labels, NO_SAMPLES, folder)["classes"] == 1
+    assert read(folder)[1].tolist() == [2, 2]
+
+
 def test_a_set_without_drawings_trains_on_photos(settings: params.Params, folder: Path) -> None:
-    preprocess.add_drawn(settings, LABELS[1:2], folder)
+    assert preprocess.add_drawn(settings, LABELS[1:2], NO_SAMPLES, folder)["photos"] == 0
     images, labels = read(folder)
     assert images.shape == (0, 32, 32, 3)
     assert len(labels) == 0
+
+
+def test_what_the_set_holds_out_does_not_train_as_a_drawing(
+    settings: params.Params, folder: Path
+) -> None:
+    own = datasets.read("synthetic")
+    samples, _ = preprocess.decode_all(own, settings.images, folder / "own.npy")
+    samples["split"] = ["train", "test", "validation", "train", "train", "train"]
+    preprocess.add_drawn(settings, LABELS, samples, folder)
+    images, labels = read(folder)
+    assert labels.tolist() == [2, 0]
+    assert (images == np.load(folder / "own.npy")[[0, 3]]).all()
 
 
 def test_nothing_is_drawn_beside_the_drawn_set(
     settings: params.Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    preprocess.add_drawn(settings.model_copy(update={"dataset": "synthetic"}), LABELS, tmp_path)
+    drawn = settings.model_copy(update={"dataset": "synthetic"})
+    preprocess.add_drawn(drawn, LABELS, NO_SAMPLES, tmp_path)
     assert len(read(tmp_path)[1]) == 0
 
 
 def test_a_damaged_archive_is_named(settings: params.Params, folder: Path) -> None:
-    (folder / "data/synthetic/labels.csv").write_bytes(
-        (datasets.LABELS / "gtsrb.csv").read_bytes()
-    )
     archive = folder / synthesize.ARCHIVE
     content = bytearray(archive.read_bytes())
     place = content.index(b"14/00000.jpg") + 200
     content[place : place + 100] = bytes(100)
     archive.write_bytes(content)
     with pytest.raises(datasets.DatasetError, match="dvc repro -f synthesize"):
-        preprocess.add_drawn(settings, LABELS, folder)
+        preprocess.add_drawn(settings, LABELS, NO_SAMPLES, folder)
+
+
+def test_strangers_have_names_of_their_own(settings: params.Params) -> None:
+    for labels, other in (("gtsrb", "signs"), ("signs", "gtsrb")):
+        drawn, classes, names = synthesize.strangers(settings.synthesize, labels)
+        own = set(pd.read_csv(datasets.LABELS / f"{labels}.csv")["Name"])
+        assert not own & set(names.values())
+        assert list(classes) == list(names) == list(range(len(names)))
+        assert {label_set for label_set, _ in classes.values()} == {labels, other}
+        # Other scenes than those of the photos that train.
+        assert drawn.seed != settings.synthesize.seed

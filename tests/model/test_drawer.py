@@ -47,6 +47,15 @@ def test_share_of_drawn_images(share: float) -> None:
         assert all(0 < (batch == DRAWN).mean() < 1 for batch in np.split(images, 10))
 
 
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_drawings_of_one_class_do_not_swamp_the_others(share: float) -> None:
+    some = data()
+    some.drawn_labels[:] = 0
+    images, targets = EpochDrawer(some, recipe(share), seed=1).draw(0)
+    assert (images[:, 0, 0, 0] == DRAWN).mean() == pytest.approx(share / 3, abs=0.01)
+    assert (targets.sum(axis=0) > 0).all()
+
+
 def test_without_drawn_images_all_are_photos() -> None:
     images, _ = EpochDrawer(data(drawn=0), recipe(0.3), seed=1).draw(0)
     assert (images == REAL).all()

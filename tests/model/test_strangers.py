@@ -28,7 +28,7 @@ class Half:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Three classes with three photos each, one of them known, one photo unreadable."""
-    for class_id, name in enumerate(["Stop", "No horn", "Village"]):
+    for class_id, name in enumerate(["stop", "No horn", "Village"]):
         folder = tmp_path / "other" / name
         folder.mkdir(parents=True)
         for number in range(3):
@@ -38,18 +38,19 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_known_classes_are_no_strangers(data: Path) -> None:
-    found = strangers.answers(Half(), "other", 100, data)  # type: ignore[arg-type]
+def test_known_classes_are_no_strangers(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = strangers.answers(Half(), "other", 100, 2, data)  # type: ignore[arg-type]
     assert sorted(set(found["name"])) == ["No horn", "Village"]
     assert len(found) == 5  # the unreadable one is left out
+    assert "1 photos of 'other' cannot be read" in capsys.readouterr().out
     first = found[found["file"] == "No horn/2.png"].iloc[0]
     assert first["answer"] == "Stop"
     assert first["confidence"] == pytest.approx(140 / 255)
 
 
 def test_few_photos_still_see_all_classes(data: Path) -> None:
-    found = strangers.answers(Half(), "other", 2, data)  # type: ignore[arg-type]
-    assert found["file"].tolist() == ["No horn/0.png", "Village/0.png"]
+    found = strangers.answers(Half(), "other", 2, 2, data)  # type: ignore[arg-type]
+    assert sorted(found["name"]) == ["No horn", "Village"]
 
 
 def test_a_set_without_strangers_is_refused(data: Path) -> None:
@@ -58,7 +59,7 @@ def test_a_set_without_strangers_is_refused(data: Path) -> None:
             file.unlink()
         (data / "other" / name).rmdir()
     with pytest.raises(UserError, match="knows all classes of 'other'"):
-        strangers.answers(Half(), "other", 100, data)  # type: ignore[arg-type]
+        strangers.answers(Half(), "other", 100, 2, data)  # type: ignore[arg-type]
 
 
 def test_auroc_is_the_share_of_pairs_in_order() -> None:

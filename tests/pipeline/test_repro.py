@@ -27,9 +27,10 @@ def test_drawn_photos_train_beside_a_set_of_ones_own(fresh):
     fresh.path("data/tiny/labels.csv").write_text(names)
     fresh.set(**{"train.compact.drawn": 0.5, "train.compact.epochs": 1})
     said = fresh.dvc("repro", "train").succeeds()
-    assert "6 drawn photos for training beside them, of 3 of 4 classes." in said
+    assert "6 drawn photos of 3 classes train beside them." in said
     audit = json.loads(fresh.path("metrics/preprocess/audit.json").read_text())
     assert audit["files"] == 48
+    assert audit["drawn"] == {"photos": 6, "classes": 3}
 
 
 def test_metrics_are_in_range(finished):
