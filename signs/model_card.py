@@ -154,7 +154,10 @@ def _figures(test: dict[str, float]) -> str:
 
 
 def _hardest(path: Path) -> str:
-    table = pd.read_csv(path, keep_default_na=False, na_values={"recall": [""]})
+    # A class may be called "30" or "None": names stay texts.
+    table = pd.read_csv(
+        path, keep_default_na=False, na_values={"recall": [""]}, dtype={"name": str}
+    )
     table = table[table["recall"].notna()].sort_values("recall", kind="stable")
     return "\n".join(
         f"| {row['class_id']} {row['name'].replace('|', '/')} | {row['test']} "
@@ -179,7 +182,7 @@ def _corruptions(path: Path) -> str:
 def _strangers(path: Path, test: dict[str, float], name: str) -> str:
     if not path.exists():
         return NO_STRANGERS
-    table = pd.read_csv(path, keep_default_na=False)
+    table = pd.read_csv(path, keep_default_na=False, dtype={"name": str})
     worst = ", ".join(
         f"{name} ({refused:.0%}, read as {answer})"
         for name, refused, answer in table[["name", "refused", "most_frequent_answer"]]
