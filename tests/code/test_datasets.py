@@ -414,8 +414,9 @@ def test_short_copy_of_signs(tmp_path: Path) -> None:
     assert "holds 2 training images, the full set has 4,170" in refusal(tmp_path, "signs")
 
 
-def test_known_names_belong_to_known_sets(tmp_path: Path) -> None:
-    lay(tmp_path, {"synthetic/14/a.png": b"", "synthetic/0/a.png": b""})
-    assert datasets.read("synthetic", tmp_path).names == {0: "Speed limit (20 km/h)", 14: "Stop"}
+def test_the_names_of_what_is_drawn_lie_beside_it(tmp_path: Path) -> None:
+    names = b"ClassId,Name\n0,Speed limit (20 km/h)\n14,Stop\n"
+    lay(tmp_path, {"synthetic/14/a.png": b"", "synthetic/labels.csv": names})
+    assert datasets.read("synthetic", tmp_path).names == {14: "Stop"}
     lay(tmp_path, {"synthetic/43/a.png": b""})
     assert "has no name for class 43" in refusal(tmp_path, "synthetic")
