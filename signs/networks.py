@@ -14,15 +14,16 @@ from keras import layers
 def compact(size: int, channels: int, classes: int) -> keras.Model:
     """Small residual network (blocks of He et al. 2015, arXiv 1512.03385).
 
-    A 5x5 stem that halves the image and three residual blocks; about 0.3 M parameters and,
-    at 32x32, 10 M multiply-accumulates for one image.
+    A 5x5 stem that halves the image and five residual blocks; about 0.7 M parameters and,
+    at 32x32, 22 M multiply-accumulates for one image.
     """
     pixels = keras.Input((size, size, channels), dtype="uint8", name="image")
     x = layers.Rescaling(1 / 127.5, offset=-1.0)(pixels)
     x = _convolve(x, 32, stride=2, kernel=5)
     x = _residual(x, 32, stride=1)
-    x = _residual(x, 64, stride=2)
-    x = _residual(x, 128, stride=2)
+    for filters in (64, 128):
+        x = _residual(x, filters, stride=2)
+        x = _residual(x, filters, stride=1)
     x = layers.GlobalAveragePooling2D()(x)
     x = layers.Dropout(0.2)(x)
     return keras.Model(pixels, layers.Dense(classes, name="logits")(x), name="compact")

@@ -101,26 +101,22 @@ class Split(Block):
     group: Literal["duplicates", "none"]
     similarity: Annotated[float, Field(gt=0, le=1)]
     validation: Annotated[float, Field(gt=0, lt=1)]
-    test: Annotated[float, Field(gt=0, lt=1)]
+    folds: Annotated[int, Field(ge=2)]
     fold: Annotated[int, Field(ge=0)]
     seed: Seed
 
     @model_validator(mode="after")
     def _has_the_fold(self) -> "Split":
-        folds = int(1 / self.test + 1e-9)
-        if self.fold >= folds:
-            raise ValueError(
-                f"fold ({self.fold}) must stay below {folds}: "
-                f"so many folds are there if each tests {self.test} of the images"
-            )
+        if self.fold >= self.folds:
+            raise ValueError(f"fold ({self.fold}) must stay below folds ({self.folds})")
         return self
 
     @model_validator(mode="after")
     def _leaves_training_data(self) -> "Split":
-        if self.validation + self.test >= 1:
+        if self.validation + 1 / self.folds >= 1:
             raise ValueError(
-                f"validation ({self.validation}) + test ({self.test}) must stay below 1, "
-                "the rest is what training gets"
+                f"validation ({self.validation}) and one of {self.folds} folds "
+                "must stay below 1 together, the rest is what training gets"
             )
         return self
 

@@ -87,19 +87,19 @@ def assign(
 ) -> Strings:
     """Divide images into train, validation and test, class by class, whole groups at a time.
 
-    A class with one group only trains; with two it trains and tests; with three or more it
-    is in all splits. Each class's share comes as close to the wanted one as its groups allow
-    without exceeding it (but at least one group).
-
-    The folds of one seed go around the groups of each class in steps of the share that is
-    tested (of validation, if the set has test images of its own). They test different groups where
-    groups are many and of one size; a small or uneven class tests some groups in several folds.
+    The groups of a class are dealt into folds of like size, by the seed. The fold with number
+    `fold` is tested, the groups after it validate up to their share. So the folds of one seed
+    test each group once (stratified group k-fold cross-validation), with two exceptions: a group
+    with more than half of its class's images always trains, and a class with too few groups for
+    all folds has fewer and tests some of them again. A class with one group only trains; with
+    two it trains and tests.
 
     Args:
         labels: (N,) class of each image.
         group: (N,) group of each image.
-        settings: shares, fold and seed.
-        fixed_test: (N,) which images are the set's own test images; no others test then.
+        settings: number of folds, the one to test, share of validation, seed.
+        fixed_test: (N,) which images are the set's own test images; no others test then, and
+            validation begins with the chosen fold.
 
     Returns:
         (N,) "train", "validation", "test", or "unused" for the rest of a group that the
@@ -107,53 +107,61 @@ def assign(
     """
     split = np.full(len(labels), TRAIN, dtype="<U10")
     free = np.ones(len(labels), bool)
-    wanted = {TEST: settings.test, VALIDATION: settings.validation}
-    if fixed_test is not None and fixed_test.any():
+    own_test = fixed_test is not None and bool(fixed_test.any())
+    if own_test:
         split[fixed_test] = TEST
         tested = np.isin(group, group[fixed_test])
         split[tested & ~fixed_test] = UNUSED
         free = ~tested
-        wanted = {VALIDATION: settings.validation}
     # A group with several classes (one photo filed twice) counts for its first image's class.
     _, first_of_group, number = np.unique(group, return_index=True, return_inverse=True)
     class_of_group = labels[first_of_group][number]
     for label in np.unique(labels):
         rng = np.random.default_rng([settings.seed, int(label)])
-        ids = np.unique(group[free & (class_of_group == label)])
-        sizes = dict(zip(ids.tolist(), [int((group == i).sum()) for i in ids], strict=True))
+        ids, counts = np.unique(group[free & (class_of_group == label)], return_counts=True)
+        sizes = dict(zip(ids.tolist(), counts.tolist(), strict=True))
         total = sum(sizes.values())
-        start = round(settings.fold * next(iter(wanted.values())) * total)
-        left = _turn(rng.permutation(ids).tolist(), sizes, start)
-        for done, (name, share) in enumerate(wanted.items()):
-            if len(left) < 2:
-                break
-            # Small groups must not all go to the first split: each later one needs a group, too.
-            most = max(1, len(left) - len(wanted) + done)
-            chosen = _choose(left, sizes, max(1, round(share * total)))[:most]
-            split[np.isin(group, chosen) & free] = name
-            left = [i for i in left if i not in chosen]
+        movable = [i for i in rng.permutation(ids).tolist() if 2 * sizes[i] <= total]
+        always_training = len(ids) - len(movable)
+        if not movable:
+            continue
+        sides = (1 if own_test else 2) + (0 if always_training else 1)
+        wanted = round(settings.folds * sum(sizes[i] for i in movable) / total)
+        folds = _deal(movable, sizes, min(max(wanted, sides), len(movable)))
+        rng.shuffle(folds)
+        turn = settings.fold % len(folds)
+        folds = folds[turn:] + folds[:turn]
+        if not own_test:
+            split[np.isin(group, folds.pop(0)) & free] = TEST
+        left = [i for fold in folds for i in fold]
+        if len(left) + always_training > 1:
+            candidates = left if always_training else left[:-1]
+            chosen = _choose(candidates, sizes, settings.validation * total)
+            chosen = chosen or [min(folds[0], key=lambda i: sizes[i])]
+            split[np.isin(group, chosen) & free] = VALIDATION
     return split
 
 
-def _turn(order: list[int], sizes: dict[int, int], start: int) -> list[int]:
-    """The same circle of groups, from the first one that has `start` images before it."""
-    before = 0
-    for place, group in enumerate(order):
-        if before >= start:
-            return order[place:] + order[:place]
-        before += sizes[group]
-    return order
+def _deal(order: list[int], sizes: dict[int, int], count: int) -> list[list[int]]:
+    """The groups in `count` folds, large ones first, each to the fold that is smallest by then."""
+    folds: list[list[int]] = [[] for _ in range(count)]
+    images = [0] * count
+    for group in sorted(order, key=lambda i: -sizes[i]):
+        smallest = images.index(min(images))
+        folds[smallest].append(group)
+        images[smallest] += sizes[group]
+    return folds
 
 
-def _choose(left: list[int], sizes: dict[int, int], target: int) -> list[int]:
-    """Groups in the given order that fit into `target` images; the smallest if none does."""
+def _choose(order: list[int], sizes: dict[int, int], target: float) -> list[int]:
+    """Groups in the given order that fit into `target` images."""
     chosen: list[int] = []
     taken = 0
-    for group in left[:-1]:
-        if taken + sizes[group] <= target:
+    for group in order:
+        if taken + sizes[group] <= target + 0.5:
             chosen.append(group)
             taken += sizes[group]
-    return chosen or [min(left, key=lambda i: sizes[i])]
+    return chosen
 
 
 def count_twins(split: Strings, values: Strings) -> dict[str, int]:

@@ -62,7 +62,7 @@ class Progress:
 
 
 def train() -> None:
-    """Train the chosen network on the prepared images and export the best epoch."""
+    """Train the chosen network on the prepared images; export the epoch of least validation loss."""
     settings = params.load()
     data = prepared.load()
     keras.utils.set_random_seed(settings.train.seed)
@@ -227,10 +227,8 @@ class Training:
         progress.validation_seconds += time.monotonic() - validation_started
 
         progress.epoch = epoch
-        better = (-validation_accuracy, validation_loss) < (
-            -progress.best_accuracy,
-            progress.best_loss,
-        )
+        # Not by accuracy: a handful of photos, read rightly by chance, would choose an early epoch.
+        better = validation_loss < progress.best_loss
         if better:
             progress.best_epoch = epoch
             progress.best_accuracy, progress.best_loss = validation_accuracy, validation_loss

@@ -64,7 +64,7 @@ def test_the_network_chooses_recipe_and_images(
     [
         ("dataste", "dataset, synthesize, preprocess, train, evaluate"),
         ("train.epochs", "network, seed, precision, accepted, compact, classic"),
-        ("preprocess.split.shuffle", "group, similarity, validation, test, fold, seed"),
+        ("preprocess.split.shuffle", "group, similarity, validation, folds, fold, seed"),
         ("preprocess.images.large", "compact, classic"),
         ("preprocess.images.compact.side", "size, color, contrast, margin"),
         ("train.compact.augment.flip", "rotation, scale, shift, shear"),
@@ -134,14 +134,14 @@ def test_a_whole_number_is_good_for_a_fraction(content: dict[str, Any], tmp_path
     assert load(tmp_path / "params.yaml").train.compact.balance == 1.0
 
 
-@pytest.mark.parametrize(("validation", "test"), [(0.5, 0.5), (0.7, 0.6)])
+@pytest.mark.parametrize(("validation", "folds"), [(0.5, 2), (0.9, 10), (0.7, 3)])
 def test_fractions_that_leave_nothing_for_training(
-    validation: float, test: float, content: dict[str, Any], tmp_path: Path
+    validation: float, folds: int, content: dict[str, Any], tmp_path: Path
 ) -> None:
-    content["preprocess"]["split"].update(validation=validation, test=test)
+    content["preprocess"]["split"].update(validation=validation, folds=folds)
     said = problem(content, tmp_path)
     assert said.startswith("preprocess.split: ")
-    assert f"({validation}) + test ({test}) must stay below 1" in said
+    assert f"validation ({validation}) and one of {folds} folds must stay below 1" in said
 
 
 def test_a_set_is_not_its_own_stranger(content: dict[str, Any], tmp_path: Path) -> None:
@@ -151,13 +151,13 @@ def test_a_set_is_not_its_own_stranger(content: dict[str, Any], tmp_path: Path) 
 
 
 def test_a_fold_that_does_not_exist(content: dict[str, Any], tmp_path: Path) -> None:
-    content["preprocess"]["split"].update(test=0.2, fold=5)
+    content["preprocess"]["split"].update(folds=5, fold=5)
     said = problem(content, tmp_path)
-    assert said.startswith("preprocess.split: fold (5) must stay below 5")
+    assert said.startswith("preprocess.split: fold (5) must stay below folds (5)")
 
 
 def test_fractions_that_leave_something(content: dict[str, Any], tmp_path: Path) -> None:
-    content["preprocess"]["split"].update(validation=0.5, test=0.49)
+    content["preprocess"]["split"].update(validation=0.5, folds=3)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     assert load(tmp_path / "params.yaml").preprocess.split.validation == 0.5
 

@@ -13,7 +13,7 @@ from signs.splits import SPLITS, TEST, TRAIN, UNUSED, VALIDATION
 
 
 def make_settings(**changes: object) -> Split:
-    values = {"group": "duplicates", "similarity": 0.9, "validation": 0.1, "test": 0.1}
+    values = {"group": "duplicates", "similarity": 0.9, "validation": 0.1, "folds": 10}
     return Split.model_validate({**values, "fold": 0, "seed": 1, **changes})
 
 
@@ -21,7 +21,7 @@ def make_settings(**changes: object) -> Split:
 group_sizes = st.lists(
     st.lists(st.integers(1, 40), min_size=1, max_size=12), min_size=1, max_size=6
 )
-shares = st.tuples(st.floats(0.02, 0.45), st.floats(0.02, 0.45))
+share_and_folds = st.tuples(st.floats(0.02, 0.45), st.integers(2, 20))
 
 
 def build(sizes: list[list[int]], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -41,13 +41,15 @@ def of_class(sizes: list[int], **changes: object) -> dict[str, int]:
 
 
 @settings(deadline=None)
-@given(sizes=group_sizes, wanted=shares, seed=st.integers(0, 2**31 - 1))
+@given(sizes=group_sizes, wanted=share_and_folds, seed=st.integers(0, 2**31 - 1))
 def test_no_group_is_on_two_sides(
-    sizes: list[list[int]], wanted: tuple[float, float], seed: int
+    sizes: list[list[int]], wanted: tuple[float, int], seed: int
 ) -> None:
     labels, group = build(sizes)
     split = splits.assign(
-        labels, group, make_settings(validation=wanted[0], test=wanted[1], seed=seed)
+        labels,
+        group,
+        make_settings(validation=wanted[0], folds=wanted[1], fold=wanted[1] - 1, seed=seed),
     )
     assert set(split) <= set(SPLITS)
     for number in np.unique(group):
@@ -56,13 +58,15 @@ def test_no_group_is_on_two_sides(
 
 
 @settings(deadline=None)
-@given(sizes=group_sizes, wanted=shares, seed=st.integers(0, 2**31 - 1))
+@given(sizes=group_sizes, wanted=share_and_folds, seed=st.integers(0, 2**31 - 1))
 def test_each_class_is_where_its_groups_allow(
-    sizes: list[list[int]], wanted: tuple[float, float], seed: int
+    sizes: list[list[int]], wanted: tuple[float, int], seed: int
 ) -> None:
     labels, group = build(sizes)
     split = splits.assign(
-        labels, group, make_settings(validation=wanted[0], test=wanted[1], seed=seed)
+        labels,
+        group,
+        make_settings(validation=wanted[0], folds=wanted[1], fold=wanted[1] - 1, seed=seed),
     )
     for label, groups in enumerate(sizes):
         present = set(split[labels == label])
@@ -73,15 +77,16 @@ def test_each_class_is_where_its_groups_allow(
 @settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 5), min_size=60, max_size=100),
-    wanted=st.tuples(st.floats(0.05, 0.4), st.floats(0.05, 0.4)),
+    wanted=share_and_folds,
     seed=st.integers(0, 1000),
 )
-def test_shares_come_close(sizes: list[int], wanted: tuple[float, float], seed: int) -> None:
+def test_shares_come_close(sizes: list[int], wanted: tuple[float, int], seed: int) -> None:
     total = sum(sizes)
-    found = of_class(sizes, validation=wanted[0], test=wanted[1], seed=seed)
-    for name, share in zip((VALIDATION, TEST), wanted, strict=True):
-        # Not above the share (rounded to a whole image), below by less than the largest group.
-        assert share * total - 5.5 <= found[name] <= max(share * total + 0.5, 1)
+    found = of_class(sizes, validation=wanted[0], folds=wanted[1], seed=seed)
+    # Not above the share (rounded to a whole image), below by less than the largest group.
+    assert wanted[0] * total - 5.5 <= found[VALIDATION] <= max(wanted[0] * total + 0.5, 5)
+    # Training and validation need a fold, too.
+    assert abs(found[TEST] - total / max(wanted[1], 3)) <= 5
 
 
 def test_groups_that_fit_exactly_are_taken() -> None:
@@ -91,13 +96,14 @@ def test_groups_that_fit_exactly_are_taken() -> None:
 def test_large_groups_do_not_swell_a_split() -> None:
     # Tracks of 30 images: 10 % of 210 is 21, so one track is the least.
     assert of_class([30] * 7) == {TRAIN: 150, VALIDATION: 30, TEST: 30}
-    # If no group fits, the smallest is taken.
-    assert of_class([50, 21, 20]) == {TRAIN: 50, VALIDATION: 21, TEST: 20}
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_small_groups_do_not_all_go_to_the_test(seed: int) -> None:
+def test_a_group_that_is_most_of_its_class_trains(seed: int) -> None:
     assert of_class([1, 1, 100], seed=seed) == {TRAIN: 100, VALIDATION: 1, TEST: 1}
+    assert of_class([40, 1], seed=seed) == {TRAIN: 40, VALIDATION: 0, TEST: 1}
+    # What it leaves has a fold of the wanted size, not ten of one image.
+    assert of_class([90, *[1] * 20], seed=seed) == {TRAIN: 90, VALIDATION: 10, TEST: 10}
 
 
 def test_the_seed_alone_decides() -> None:
@@ -108,11 +114,25 @@ def test_the_seed_alone_decides() -> None:
         assert (first != splits.assign(labels, group, make_settings(seed=other))).any()
 
 
-def test_the_folds_of_a_seed_test_each_group_once() -> None:
-    labels, group = build([[30] * 40, [10] * 20])
-    tested = [group[splits.assign(labels, group, make_settings(fold=f)) == TEST] for f in range(10)]
-    assert sorted(np.unique(np.concatenate(tested))) == sorted(np.unique(group))
-    assert sum(len(np.unique(groups)) for groups in tested) == len(np.unique(group))
+@settings(deadline=None, max_examples=40)
+@given(
+    sizes=st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=30), min_size=1, max_size=4),
+    folds=st.integers(2, 8),
+    seed=st.integers(0, 1000),
+)
+def test_the_folds_of_a_seed_test_each_group_once(
+    sizes: list[list[int]], folds: int, seed: int
+) -> None:
+    labels, group = build(sizes)
+    settings = [make_settings(folds=folds, fold=f, seed=seed) for f in range(folds)]
+    tests = [splits.assign(labels, group, s) == TEST for s in settings]
+    often = np.sum(tests, axis=0)
+    for label, groups in enumerate(sizes):
+        # A class in which one group has most of the images, or with few groups, has fewer folds.
+        if len(groups) >= max(folds, 3) and 2 * max(groups) <= sum(groups) and folds >= 3:
+            assert (often[labels == label] == 1).all()
+        elif 2 * max(groups) <= sum(groups) and len(groups) <= folds:
+            assert (often[labels == label] >= 1).all()
 
 
 def test_validation_comes_from_the_folds_after_the_tested_one() -> None:
@@ -131,7 +151,8 @@ def test_folds_of_a_set_with_test_images_change_what_validates() -> None:
     labels, group = build([[30] * 40])
     fixed = np.isin(group, np.unique(group)[:10])
     splits_of = [
-        splits.assign(labels, group, make_settings(fold=f, validation=0.2), fixed) for f in (0, 1)
+        splits.assign(labels, group, make_settings(folds=5, fold=f, validation=0.2), fixed)
+        for f in (0, 1)
     ]
     assert ((splits_of[0] == TEST) == (splits_of[1] == TEST)).all()
     assert not ((splits_of[0] == VALIDATION) & (splits_of[1] == VALIDATION)).any()

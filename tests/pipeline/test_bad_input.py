@@ -249,7 +249,7 @@ def test_gtsrb_archive_without_tables(project, archive):
         ("train.momentum", 0.9, ["train.momentum: unknown key", "network, seed, precision"]),
         ("train.compact.epochs", -1, ["train.compact.epochs = -1", "greater than or equal to 1"]),
         ("train.compact.epochs", "many", ["train.compact.epochs = 'many'", "integer"]),
-        ("preprocess.split.test", 0.95, ["validation (0.1) + test (0.95)", "below 1"]),
+        ("preprocess.split.validation", 0.95, ["validation (0.95)", "10 folds", "below 1"]),
         ("dataset", "../secrets", ["dataset = '../secrets'"]),
     ],
 )
@@ -276,7 +276,7 @@ def test_bad_parameters_of_an_experiment(project):
         return lambda: project.dvc("exp", "run", "preprocess", "-S", setting)
 
     refused(project, "train.momentum", by=run("train.momentum=0.9"))
-    refused(project, "validation (0.1) + test (0.95)", by=run("preprocess.split.test=0.95"))
+    refused(project, "validation (0.95)", "below 1", by=run("preprocess.split.validation=0.95"))
 
 
 def test_a_loss_that_is_no_number(blank, tmp_path):
