@@ -284,8 +284,7 @@ def draw_corruptions(
 def draw_curves(curves: pd.DataFrame, path: Path) -> None:
     """Save the training curves: loss, accuracy and learning rate by epoch."""
     epoch = curves["epoch"].to_numpy()
-    seen = curves["validation_accuracy"].fillna(-1).to_numpy(float)
-    best = int(seen.argmax())
+    best = int(curves["validation_loss"].fillna(np.inf).to_numpy(float).argmin())
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(1100 / UNIT, 360 / UNIT), dpi=DPI, layout="constrained")
         panels = figure.subplots(1, 3, width_ratios=[3, 3, 2])
@@ -302,7 +301,9 @@ def draw_curves(curves: pd.DataFrame, path: Path) -> None:
         lowest = float(settled.min().min())
         panels[1].set_ylim(np.floor(20 * lowest - 0.5) / 20 if lowest > 0.05 else 0, 1.005)
         panels[1].yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-        panels[1].set_title(f"Accuracy: best {100 * seen[best]:.2f} % in epoch {epoch[best]}")
+        accuracy = 100 * curves["validation_accuracy"].iloc[best]
+        panels[0].set_title(f"Loss: least in epoch {epoch[best]}")
+        panels[1].set_title(f"Accuracy: {accuracy:.2f} % in that epoch")
         panels[2].plot(epoch, curves["learning_rate"], color=GREY, marker="o", markersize=3)
         panels[2].set_title("Learning rate")
         panels[2].set_ylim(0, None)

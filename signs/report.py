@@ -80,7 +80,7 @@ def _verdict(evaluated: Json, trained: Json, audit: Json, params: Json, classes:
         (
             "Best epoch",
             f"{_count(trained.get('best', {}).get('epoch'))} of {_count(trained.get('step'))}",
-            "by accuracy on the validation photos",
+            "by log loss on the validation photos",
         ),
         ("Parameters", _count(trained.get("parameters")), f"network: {network}"),
     ]
@@ -167,7 +167,7 @@ def _averages(evaluated: Json, classes: pd.DataFrame) -> str:
             "of those, right answers",
         ),
         ("Temperature", _number(evaluated.get("temperature"), 3), "fitted on validation"),
-        ("Validation accuracy", _percent(validation.get("accuracy")), "the epoch was chosen by it"),
+        ("Validation accuracy", _percent(validation.get("accuracy")), "of the chosen epoch"),
         ("Validation ECE", _number(validation.get("ece"), 4), "the temperature was fitted on it"),
     ]
     rows = [row for row in rows if row[1] != ABSENT]
@@ -267,7 +267,7 @@ def _training(metrics: Path, trained: Json) -> str:
     content = _picture(
         metrics / "train/curves.png",
         "Curves of loss, accuracy and learning rate by epoch",
-        "The dotted line marks the epoch with the best validation accuracy.",
+        "The dotted line marks the epoch with the least validation loss.",
     )
     return content + _facts("The run", trained)
 

@@ -62,7 +62,7 @@ class Progress:
 
 
 def train() -> None:
-    """Train the chosen network on the prepared images; export the epoch of least validation loss."""
+    """Train the chosen network on the prepared images; export its best epoch."""
     settings = params.load()
     data = prepared.load()
     keras.utils.set_random_seed(settings.train.seed)

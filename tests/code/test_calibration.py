@@ -142,6 +142,27 @@ def test_threshold_keeps_its_promise(answers: list[tuple[int, bool]], precision:
     assert calibration.choose_threshold(confidence, correct, precision) == expected
 
 
+def test_accepting_threshold_lets_the_wanted_share_in() -> None:
+    confidence = np.arange(1, 101) / 100
+    assert calibration.accepting_threshold(confidence, 0.99) == 0.02
+    assert calibration.accepting_threshold(confidence, 1.0) == 0.01
+    # Of few images not one may be lost.
+    assert calibration.accepting_threshold(confidence[:50], 0.99) == 0.01
+    assert calibration.accepting_threshold(np.array([0.3]), 0.01) == 0.3
+
+
+@given(
+    confidence=st.lists(st.integers(1, 20), min_size=1, max_size=60), accepted=st.floats(0.01, 1)
+)
+def test_accepting_threshold_is_the_highest_that_does(
+    confidence: list[int], accepted: float
+) -> None:
+    values = np.array(confidence) / 20
+    found = calibration.accepting_threshold(values, accepted)
+    assert (values >= found).mean() >= accepted - 1e-9
+    assert (values > found).mean() < accepted
+
+
 # intervals
 
 

@@ -331,6 +331,31 @@ def test_the_worst_condition_comes_first(metrics):
     assert "70.00 %" in table[: table.index("noise")]
 
 
+def test_strangers_are_shown_if_they_were_met(metrics):
+    assert "Signs it does not know" not in page(metrics)[1].text
+    own, strange = np.linspace(0.5, 1, 50), np.linspace(0, 0.9, 40)
+    diagrams.draw_strangers(own, strange, 0.7, metrics / "evaluate/strangers.png")
+    assert read(metrics / "evaluate/strangers.png").std() > 0
+    rows = {"name": [EVIL, "30"], "photos": [1200, 3], "refused": [0.25, 1.0]}
+    rows |= {"mean_confidence": [0.61, 0.2], "most_frequent_answer": ["Stop", "None"]}
+    pd.DataFrame(rows).to_csv(metrics / "evaluate/strangers.csv", index=False)
+    details = json.loads((metrics / "evaluate/details.json").read_text())
+    details["test"] |= {"strangers": 1203, "strangers_refused": 0.42, "strangers_auroc": 0.9765}
+    write_json(metrics / "evaluate/details.json", details)
+    text, parsed = page(metrics, evaluate={"strangers": "gtsrb"})
+    assert "42.00 % of 1,203 photos of the set gtsrb" in parsed.text
+    assert "0.9765" in parsed.text
+    assert "1,200 25.00 % 0.610 Stop" in parsed.text
+    assert "3 100.00 % 0.200 None" in parsed.text
+    assert "<script" not in text
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0])
+def test_strangers_that_are_all_sure_or_all_unsure(tmp_path, threshold):
+    diagrams.draw_strangers(np.ones(3), np.zeros(1), threshold, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size < LIMIT
+
+
 def test_contact_sheet_only_of_the_rendered_set(metrics):
     _, parsed = page(metrics, dataset="signs")
     assert len(parsed.find("img")) == 7

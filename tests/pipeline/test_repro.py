@@ -57,6 +57,17 @@ def test_metrics_are_in_range(finished):
     assert audit["files"] == audit["train"] + audit["validation"] + audit["test"] == 48
 
 
+def test_the_epoch_of_the_least_validation_loss_is_deployed(finished):
+    folder = finished.project.path("metrics/train")
+    losses = pd.read_csv(folder / "plots/metrics/validation/loss.tsv", sep="\t")["loss"]
+    best = json.loads((folder / "metrics.json").read_text())["best"]
+    assert best["epoch"] == 1 + losses.idxmin()
+    assert best["validation_loss"] == pytest.approx(losses.min())
+    about = json.loads(finished.project.path("models/classifier/classifier.json").read_text())
+    deployed = about["provenance"]["validation"]["accuracy"]
+    assert deployed == pytest.approx(best["validation_accuracy"])
+
+
 def test_strangers_are_counted(finished):
     project = finished.project
     test = json.loads(project.path("metrics/evaluate/details.json").read_text())["test"]
