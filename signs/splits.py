@@ -105,14 +105,11 @@ def assign(
         (N,) "train", "validation", "test", or "unused" for the rest of a group that the
         set's own test images belong to.
     """
-    split = np.full(len(labels), TRAIN, dtype="<U10")
-    free = np.ones(len(labels), bool)
-    own_test = fixed_test is not None and bool(fixed_test.any())
-    if own_test:
-        split[fixed_test] = TEST
-        tested = np.isin(group, group[fixed_test])
-        split[tested & ~fixed_test] = UNUSED
-        free = ~tested
+    fixed = np.zeros(len(labels), bool) if fixed_test is None else fixed_test
+    own_test = bool(fixed.any())
+    free = ~np.isin(group, group[fixed])
+    split = np.where(free, TRAIN, UNUSED).astype("<U10")
+    split[fixed] = TEST
     # A group with several classes (one photo filed twice) counts for its first image's class.
     _, first_of_group, number = np.unique(group, return_index=True, return_inverse=True)
     class_of_group = labels[first_of_group][number]
