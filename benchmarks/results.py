@@ -3,9 +3,9 @@
     make results                    all of them, some hours on two cores
     make results ARGS=--table       only the table, from the experiments that exist
 
-Each run is a DVC experiment of its own (`dvc exp show -A` lists them). One that exists is not
-run again, so an interrupted `make results` goes on where it was; `dvc exp remove NAME` makes
-room for a new one.
+Each run is a DVC experiment of its own (`dvc exp show -A` lists them). One that exists for the
+present code and settings is not run again, so an interrupted `make results` goes on where it was.
+The table has the newest experiment of each name and settings, and says what commit it ran at.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from signs.parallel import cores
 
 EXPERIMENTS = Path(__file__).with_suffix(".yaml")
 TARGET = Path("docs/results.md")
+CODE = ("signs", "stages", "requirements", "params.yaml", "dvc.yaml")
 PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow_cpu")
 HEADER = """# Results on real photos
 
@@ -56,11 +57,11 @@ def results() -> None:
         for seed in experiment["seeds"]:
             name = re.sub(r"[^a-z0-9]+", "-", f"{title} {seed}".lower())
             changes = {**experiment["set"], **_seeds(seed)}
-            if _reference(name, changes) is None and not only_table:
+            found = _references(name, changes)
+            if not only_table and not any(_is_current(reference) for reference in found):
                 _run(name, changes)
-            reference = _reference(name, changes)
-            if reference is not None:
-                runs.append(_read(reference))
+                found = _references(name, changes)
+            runs += [_read(reference) for reference in found[:1]]
         rows.append(_row(title, runs))
         TARGET.parent.mkdir(exist_ok=True)
         TARGET.write_text(HEADER + "\n".join(rows) + "\n" + _footer(), encoding="utf-8")
@@ -82,10 +83,16 @@ def _run(name: str, changes: dict[str, Any]) -> None:
         raise UserError(f"The experiment {name} failed; see above. `make results` goes on there.")
 
 
-def _reference(name: str, changes: dict[str, Any]) -> str | None:
-    """The git reference of an experiment with these settings, whatever commit it started from."""
-    found = _git("for-each-ref", "--format=%(refname)", "refs/exps").split()
-    return next((r for r in found if r.rpartition("/")[2] == name and _has(r, changes)), None)
+def _references(name: str, changes: dict[str, Any]) -> list[str]:
+    """The git references of experiments with this name and these settings, newest first."""
+    found = _git("for-each-ref", "--sort=-committerdate", "--format=%(refname)", "refs/exps")
+    return [r for r in found.split() if r.rpartition("/")[2] == name and _has(r, changes)]
+
+
+def _is_current(reference: str) -> bool:
+    """Whether an experiment ran what would run now."""
+    command = ["git", "diff", "--quiet", f"{reference}^", "HEAD", "--", *CODE]
+    return subprocess.run(command, check=False).returncode == 0
 
 
 def _has(reference: str, changes: dict[str, Any]) -> bool:
