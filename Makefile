@@ -24,7 +24,7 @@ unexport PYTHONDONTWRITEBYTECODE
 HIDDEN_COLUMNS := /|^(Created|State|Executor|accuracy_low|accuracy_high|log_loss|top3_accuracy|ece_uncalibrated|images_per_second)$$
 
 ##@ Run
-.PHONY: pipeline data results benchmark experiments
+.PHONY: pipeline data results trials benchmark experiments
 
 pipeline: setup  ## Run the whole pipeline and print its metrics (the default)
 	@$(BIN)/dvc repro $(ARGS)
@@ -45,6 +45,9 @@ benchmark: setup  ## Measure the speed of the pipeline and of the classifier
 
 results: setup  ## Make the README's numbers again (long)
 	@$(BIN)/python -m benchmarks.results $(ARGS)
+
+trials: setup  ## Compare settings on validation photos (long)
+	@$(BIN)/python -m benchmarks.trials $(ARGS)
 
 ##@ Develop
 .PHONY: test lint format hooks lock

@@ -8,25 +8,22 @@ present code and settings is not run again, so an interrupted `make results` goe
 The table has the newest experiment of each name and settings, and says what commit it ran at.
 """
 
-import argparse
 import json
 import os
 import platform
-import re
 import statistics
-import subprocess
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from signs.errors import UserError, run_stage
+from benchmarks import experiments
+from signs.errors import run_stage
 from signs.parallel import cores
 
 EXPERIMENTS = Path(__file__).with_suffix(".yaml")
 TARGET = Path("docs/results.md")
-CODE = ("signs", "stages", "requirements", "params.yaml", "dvc.yaml")
 PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow_cpu")
 HEADER = """# Results on real photos
 
@@ -47,21 +44,15 @@ corrupted | strangers refused | AUROC | seeds | parameters | minutes | images/s 
 
 def results() -> None:
     """Run what is missing, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--table", action="store_true", help="run nothing")
-    only_table = parser.parse_args().table
-    experiments: dict[str, Any] = yaml.safe_load(EXPERIMENTS.read_text(encoding="utf-8"))
+    only_table = experiments.only_table(__doc__)
+    listed: dict[str, Any] = yaml.safe_load(EXPERIMENTS.read_text(encoding="utf-8"))
     rows = []
-    for title, experiment in experiments.items():
+    for title, experiment in listed.items():
         runs = []
         for seed in experiment["seeds"]:
-            name = re.sub(r"[^a-z0-9]+", "-", f"{title} {seed}".lower())
-            changes = {**experiment["set"], **_seeds(seed)}
-            found = _references(name, changes)
-            if not only_table and not any(_is_current(reference) for reference in found):
-                _run(name, changes)
-                found = _references(name, changes)
-            runs += [_read(reference) for reference in found[:1]]
+            settings = {**experiment["set"], **_seeds(seed)}
+            found = experiments.find(f"{title} {seed}", settings, "evaluate", run=not only_table)
+            runs += [_read(found)] if found else []
         rows.append(_row(title, runs))
         TARGET.parent.mkdir(exist_ok=True)
         TARGET.write_text(HEADER + "\n".join(rows) + "\n" + _footer(), encoding="utf-8")
@@ -74,47 +65,15 @@ def _seeds(seed: int) -> dict[str, int]:
     return {**fold, "train.seed": seed}
 
 
-def _run(name: str, changes: dict[str, Any]) -> None:
-    settings = [part for key, value in changes.items() for part in ("-S", f"{key}={value}")]
-    # A copy of the tree: the working tree, and its models, stay as they are.
-    command = ["dvc", "exp", "run", "--temp", "--name", name, *settings, "evaluate"]
-    print("\n" + " ".join(command), flush=True)
-    if subprocess.run(command, check=False).returncode:
-        raise UserError(f"The experiment {name} failed; see above. `make results` goes on there.")
-
-
-def _references(name: str, changes: dict[str, Any]) -> list[str]:
-    """The git references of experiments with this name and these settings, newest first."""
-    found = _git("for-each-ref", "--sort=-committerdate", "--format=%(refname)", "refs/exps")
-    return [r for r in found.split() if r.rpartition("/")[2] == name and _has(r, changes)]
-
-
-def _is_current(reference: str) -> bool:
-    """Whether an experiment ran what would run now."""
-    command = ["git", "diff", "--quiet", f"{reference}^", "HEAD", "--", *CODE]
-    return subprocess.run(command, check=False).returncode == 0
-
-
-def _has(reference: str, changes: dict[str, Any]) -> bool:
-    settings = yaml.safe_load(_git("show", f"{reference}:params.yaml"))
-    for key, value in changes.items():
-        found = settings
-        for part in key.split("."):
-            found = found.get(part, {})
-        if found != value:
-            return False
-    return True
-
-
 def _read(reference: str) -> dict[str, Any]:
     def load(path: str) -> Any:
-        return json.loads(_git("show", f"{reference}:metrics/{path}"))
+        return json.loads(experiments.read(reference, f"metrics/{path}"))
 
     return {
         **load("evaluate/details.json")["test"],
         **load("timing.json"),
         "parameters": load("train/metrics.json")["parameters"],
-        "commit": _git("rev-parse", "--short", f"{reference}^").strip(),
+        "commit": experiments.commit(reference),
         "twins": load("preprocess/audit.json")["leaks"]["test_percent"],
     }
 
@@ -171,10 +130,6 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout
 
 
 if __name__ == "__main__":

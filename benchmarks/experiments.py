@@ -1,0 +1,85 @@
+"""DVC experiments that lists of settings ask for: find them, or run them."""
+
+import argparse
+import re
+import subprocess
+from typing import Any
+
+import yaml
+
+from signs.errors import UserError
+
+# What an experiment is made of; another README does not make it stale.
+CODE = ("signs", "stages", "requirements", "params.yaml", "dvc.yaml")
+
+
+def only_table(about: str | None) -> bool:
+    """Whether the command line asks to run nothing."""
+    parser = argparse.ArgumentParser(description=(about or "").splitlines()[0])
+    parser.add_argument("--table", action="store_true", help="run nothing")
+    return bool(parser.parse_args().table)
+
+
+def find(title: str, settings: dict[str, Any], stage: str, run: bool) -> str | None:
+    """The git reference of the newest experiment with this title and these settings.
+
+    Args:
+        title: of any characters; the experiment's name is made of it.
+        settings: dotted keys of params.yaml and their values.
+        stage: the last stage that it runs.
+        run: run it if there is none of the present code.
+
+    Raises:
+        UserError: it failed.
+    """
+    name = re.sub(r"[^a-z0-9]+", "-", title.lower())
+    found = _references(name, settings)
+    if run and not any(map(_is_current, found)):
+        _run(name, settings, stage)
+        found = _references(name, settings)
+    return found[0] if found else None
+
+
+def read(reference: str, path: str) -> str:
+    """A file of an experiment."""
+    return _git("show", f"{reference}:{path}")
+
+
+def commit(reference: str) -> str:
+    """What an experiment started from."""
+    return _git("rev-parse", "--short", f"{reference}^").strip()
+
+
+def _references(name: str, settings: dict[str, Any]) -> list[str]:
+    """Newest first."""
+    found = _git("for-each-ref", "--sort=-committerdate", "--format=%(refname)", "refs/exps")
+    return [r for r in found.split() if r.rpartition("/")[2] == name and _has(r, settings)]
+
+
+def _has(reference: str, settings: dict[str, Any]) -> bool:
+    used = yaml.safe_load(read(reference, "params.yaml"))
+    for key, value in settings.items():
+        found = used
+        for part in key.split("."):
+            found = found.get(part, {})
+        if found != value:
+            return False
+    return True
+
+
+def _is_current(reference: str) -> bool:
+    command = ["git", "diff", "--quiet", f"{reference}^", "HEAD", "--", *CODE]
+    return subprocess.run(command, check=False).returncode == 0
+
+
+def _run(name: str, settings: dict[str, Any], stage: str) -> None:
+    changes = [part for key, value in settings.items() for part in ("-S", f"{key}={value}")]
+    # A copy of the tree: the working tree, and its models, stay as they are.
+    command = ["dvc", "exp", "run", "--temp", "--name", name, *changes, stage]
+    print("\n" + " ".join(command), flush=True)
+    if subprocess.run(command, check=False).returncode:
+        raise UserError(f"The experiment {name} failed; see above. Run this again to go on there.")
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout
