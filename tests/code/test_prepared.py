@@ -11,7 +11,7 @@ from signs import prepared
 from signs.params import ImageSettings, Split
 from signs.prepared import PreparedError
 
-SPLIT = Split(group="duplicates", similarity=0.9, validation=0.1, test=0.1, fold=0, seed=1)
+SPLIT = Split(group="duplicates", similarity=0.9, validation=0.1, folds=10, fold=0, seed=1)
 SETTINGS = ImageSettings(size=8, color="rgb", contrast="none", margin=0.05)
 IMAGES = np.random.default_rng(1).integers(0, 256, (4, 8, 8, 3), np.uint8)
 DRAWN = IMAGES[:2] // 2
