@@ -10,18 +10,20 @@ import yaml
 from signs.errors import UserError
 
 # What an experiment is made of; another README does not make it stale.
-CODE = ("signs", "stages", "requirements", "params.yaml", "dvc.yaml")
+CODE = ("signs", "stages", "requirements", "params.yaml", "dvc.yaml", "data.dvc", "gtsrb.dvc")
 
 
 def only_table(about: str | None) -> bool:
     """Whether the command line asks to run nothing."""
-    parser = argparse.ArgumentParser(description=(about or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
     parser.add_argument("--table", action="store_true", help="run nothing")
     return bool(parser.parse_args().table)
 
 
 def find(title: str, settings: dict[str, Any], stage: str, run: bool) -> str | None:
-    """The git reference of the newest experiment with this title and these settings.
+    """The git reference of the experiment with this title and these settings.
+
+    One of the present code if there is one, else the newest.
 
     Args:
         title: of any characters; the experiment's name is made of it.
@@ -30,14 +32,17 @@ def find(title: str, settings: dict[str, Any], stage: str, run: bool) -> str | N
         run: run it if there is none of the present code.
 
     Raises:
-        UserError: it failed.
+        UserError: it failed, or code is not committed, so that nobody could say what ran.
     """
     name = re.sub(r"[^a-z0-9]+", "-", title.lower())
     found = _references(name, settings)
-    if run and not any(map(_is_current, found)):
+    current = next(filter(_is_current, found), None)
+    if current is None and run:
+        if _git("status", "--porcelain", "--", *CODE):
+            raise UserError(f"Commit what has changed in {', '.join(CODE)} first.")
         _run(name, settings, stage)
         found = _references(name, settings)
-    return found[0] if found else None
+    return current or next(iter(found), None)
 
 
 def read(reference: str, path: str) -> str:

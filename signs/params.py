@@ -101,7 +101,7 @@ class Split(Block):
     group: Literal["duplicates", "none"]
     similarity: Annotated[float, Field(gt=0, le=1)]
     validation: Annotated[float, Field(gt=0, lt=1)]
-    folds: Annotated[int, Field(ge=2)]
+    folds: Annotated[int, Field(ge=3)]
     fold: Annotated[int, Field(ge=0)]
     seed: Seed
 

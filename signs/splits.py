@@ -87,12 +87,13 @@ def assign(
 ) -> Strings:
     """Divide images into train, validation and test, class by class, whole groups at a time.
 
-    The groups of a class are dealt into folds of like size, by the seed. The fold with number
-    `fold` is tested, the groups after it validate up to their share. So the folds of one seed
-    test each group once (stratified group k-fold cross-validation), with two exceptions: a group
-    with more than half of its class's images always trains, and a class with too few groups for
-    all folds has fewer and tests some of them again. A class with one group only trains; with
-    two it trains and tests.
+    The groups of a class are dealt into folds, by the seed, of a size as like as the groups
+    allow. The fold with number `fold` is tested, the groups after it validate up to their share.
+    So the folds of one seed test each group once (stratified group k-fold cross-validation), but
+    for two kinds of classes. A group with more than half of its class's images always trains,
+    and the others then make fewer folds of the usual size. And where groups are fewer than
+    folds, there are as many folds as groups. Numbers beyond a class's last fold begin again with
+    its first. A class with one group only trains; with two it trains and tests.
 
     Args:
         labels: (N,) class of each image.
@@ -132,9 +133,12 @@ def assign(
             split[np.isin(group, folds.pop(0)) & free] = TEST
         left = [i for fold in folds for i in fold]
         if len(left) + always_training > 1:
-            candidates = left if always_training else left[:-1]
+            # Not the smallest group may be what is left for training.
+            kept = None if always_training else max(reversed(left), key=sizes.__getitem__)
+            candidates = [i for i in left if i != kept]
             chosen = _choose(candidates, sizes, settings.validation * total)
-            chosen = chosen or [min(folds[0], key=lambda i: sizes[i])]
+            next_fold = [i for i in folds[0] if i != kept]
+            chosen = chosen or [min(next_fold or candidates, key=sizes.__getitem__)]
             split[np.isin(group, chosen) & free] = VALIDATION
     return split
 

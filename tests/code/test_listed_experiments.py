@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks import experiments
+from signs.errors import UserError
 
 
 class Repository:
@@ -109,3 +110,18 @@ def test_other_code_is_run_again_but_still_shown(repository: Repository, runs: l
     new = repository.experiment("set-a-1", 2, "2026-01-05")
     assert experiments.find("Set A, 1", {"train.seed": 2}, "train", run=True) == new
     assert runs == ["set-a-1"]
+    # Another branch's later experiment does not stand for the present code.
+    repository.git("checkout", "--quiet", "-b", "other")
+    repository.write("signs/code.py", "3")
+    repository.commit("2026-01-06")
+    repository.experiment("set-a-1", 2, "2026-01-07")
+    repository.git("checkout", "--quiet", "main")
+    assert experiments.find("Set A, 1", {"train.seed": 2}, "train", run=True) == new
+    assert runs == ["set-a-1"]
+
+
+def test_uncommitted_code_is_not_run(repository: Repository, runs: list[str]) -> None:
+    repository.write("signs/code.py", "2")
+    with pytest.raises(UserError, match="Commit"):
+        experiments.find("Set A, 1", {"train.seed": 2}, "train", run=True)
+    assert not runs

@@ -134,7 +134,7 @@ def test_a_whole_number_is_good_for_a_fraction(content: dict[str, Any], tmp_path
     assert load(tmp_path / "params.yaml").train.compact.balance == 1.0
 
 
-@pytest.mark.parametrize(("validation", "folds"), [(0.5, 2), (0.9, 10), (0.7, 3)])
+@pytest.mark.parametrize(("validation", "folds"), [(0.9, 10), (0.7, 3)])
 def test_fractions_that_leave_nothing_for_training(
     validation: float, folds: int, content: dict[str, Any], tmp_path: Path
 ) -> None:

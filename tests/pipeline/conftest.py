@@ -27,6 +27,7 @@ TINY = {
     "synthesize.images_per_class": 2,
     "synthesize.strangers_per_class": 2,
     "preprocess.images.compact.size": 16,
+    "preprocess.split.folds": PHOTOS,
     "train.compact.epochs": 4,
     "train.compact.steps_per_epoch": 4,
     "train.compact.batch_size": 8,
