@@ -249,7 +249,7 @@ def test_gtsrb_archive_without_tables(project, archive):
         ("train.momentum", 0.9, ["train.momentum: unknown key", "network, seed, precision"]),
         ("train.compact.epochs", -1, ["train.compact.epochs = -1", "greater than or equal to 1"]),
         ("train.compact.epochs", "many", ["train.compact.epochs = 'many'", "integer"]),
-        ("preprocess.split.validation", 0.95, ["validation (0.95)", "10 folds", "below 1"]),
+        ("preprocess.split.validation", 0.95, ["validation (0.95)", "12 folds", "below 1"]),
         ("dataset", "../secrets", ["dataset = '../secrets'"]),
     ],
 )
