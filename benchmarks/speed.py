@@ -27,6 +27,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from signs import datasets, params, prepared
 from signs.errors import UserError, run_stage
 from signs.parallel import cores, ordered_map
@@ -132,9 +134,12 @@ def _copy_tree(copy: Path, dataset: str) -> None:
     """What the stages need to run elsewhere; a photo set that is there is linked."""
     for name in ("signs", "stages"):
         shutil.copytree(name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    lines = Path("params.yaml").read_text(encoding="utf-8").splitlines()
-    lines = [f"dataset: {dataset}" if line.startswith("dataset:") else line for line in lines]
-    (copy / "params.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    settings = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    settings["dataset"] = dataset
+    if dataset != "synthetic":
+        # The drawn photos that train beside others would count as their time.
+        settings["train"]["compact"]["drawn"] = 0.0
+    (copy / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     (copy / "data").mkdir()
     if dataset != "synthetic":
         _link(copy, dataset)
