@@ -5,7 +5,7 @@
 
 Each run is a DVC experiment of its own (`dvc exp show -A` lists them). One that exists for the
 present code and settings is not run again, so an interrupted `make results` goes on where it was.
-The table has the newest experiment of each name and settings, and says what commit it ran at.
+The table has the experiment of the present code, else the newest, and says what commit it ran at.
 """
 
 import json
