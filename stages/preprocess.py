@@ -24,10 +24,10 @@ from signs.parallel import ordered_map
 METRICS = Path("metrics/preprocess")
 SYNTHETIC = "synthetic"
 CHUNK = 256  # files a task: few enough for a live progress bar, enough to hide its cost
-READ_AHEAD = 16  # files that a worker holds in memory
+TOGETHER = 16  # files that a worker reads ahead: all of a task could be gigabytes
 REGION = ["left", "top", "right", "bottom"]
 
-Chunk = tuple[int, list[tuple[str, tuple[float, ...]]]]  # number of the first, file and region
+Chunk = tuple[int, list[str], npt.NDArray[np.float64]]  # number of the first, files, regions
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Decoded:
 
     thumbnails: npt.NDArray[np.uint8] | None  # (n, 16, 16); None where they are not needed
     digests: list[str]  # of the decoded pixels; "" for an unusable file
-    shapes: list[tuple[int, int]]  # height, width
+    shapes: npt.NDArray[np.int64]  # (n, 2) heights and widths
     problems: list[tuple[str, str]]  # file, what is wrong
 
 
@@ -75,7 +75,7 @@ def decode_all(
     samples = dataset.table.copy()
     thumbnails = np.zeros((len(samples), 16, 16), np.uint8)
     digests: list[str] = []
-    shapes: list[tuple[int, int]] = []
+    shapes = np.zeros((len(samples), 2), np.int64)
     first_byte = _create(path, (len(samples), *_shape(settings)))
     # Where the set names its tracks, thumbnails are not compared: see audit.divide.
     start = (dataset.folder, settings, not audit.has_tracks(samples), path, first_byte)
@@ -85,11 +85,11 @@ def decode_all(
             if decoded.thumbnails is not None:
                 thumbnails[len(digests) : done] = decoded.thumbnails
             digests += decoded.digests
-            shapes += decoded.shapes
+            shapes[done - len(decoded.digests) : done] = decoded.shapes
             dataset.problems += decoded.problems
             bar.update(len(decoded.digests))
     samples["digest"] = digests
-    samples["height"], samples["width"] = np.array(shapes, np.int64).reshape(-1, 2).T
+    samples[["height", "width"]] = shapes
     return samples, thumbnails
 
 
@@ -148,10 +148,9 @@ def _create(path: Path, shape: tuple[int, ...]) -> int:
 
 def _chunks(samples: pd.DataFrame) -> Iterator[Chunk]:
     files = samples["file"].tolist()
-    regions = [tuple(region) for region in samples[REGION].to_numpy().tolist()]
+    regions = samples[REGION].to_numpy()
     for start in range(0, len(files), CHUNK):
-        stop = start + CHUNK
-        yield start, list(zip(files[start:stop], regions[start:stop], strict=True))
+        yield start, files[start : start + CHUNK], regions[start : start + CHUNK]
 
 
 _worker: dict[str, Any] = {}
@@ -172,54 +171,49 @@ def _open_dataset(
 
 def _decode_chunk(chunk: Chunk) -> Decoded:
     settings: params.ImageSettings = _worker["settings"]
-    start, files = chunk
-    arrays = np.zeros((len(files), settings.size, settings.size, settings.channels), np.uint8)
-    thumbnails = np.zeros((len(files), 16, 16), np.uint8) if _worker["compare"] else None
-    result = Decoded(thumbnails, [], [], [])
-    contents = _read_ahead([file for file, _ in files])
-    for row, ((file, region), content) in enumerate(zip(files, contents, strict=True)):
-        try:
-            if isinstance(content, Exception):
-                raise content
-            image = images.decode(content)
-            whole = region[0] != region[0]
-            arrays[row] = images.prepare(image, settings, None if whole else region)  # type: ignore[arg-type]
-        except (images.ImageError, OSError, zipfile.BadZipFile) as error:
-            result.problems.append((file, str(error)))
-            result.digests.append("")
-            result.shapes.append((0, 0))
-            continue
-        height, width = image.shape[:2]
-        if thumbnails is not None:
-            thumbnails[row] = images.thumbnail(image)
-        # Half the time of md5 where the processor has instructions for it, as most have.
-        pixels = hashlib.sha256(image.data).hexdigest()
-        result.digests.append(f"{width}x{height}-{pixels}")
-        result.shapes.append((height, width))
+    first, files, regions = chunk
+    places = [None if region[0] != region[0] else region for region in regions.tolist()]
     # Each worker writes its own part, so no array travels between processes. Plain writes
     # report a full disk as an error; a memory map would die of it.
-    file = _worker["file"]
-    file.seek(_worker["first_byte"] + start * arrays[0].nbytes)
-    file.write(arrays.data)
-    file.flush()
+    output = _worker["file"]
+    output.seek(_worker["first_byte"] + first * math.prod(_shape(settings)))
+    thumbnails = np.zeros((len(files), 16, 16), np.uint8) if _worker["compare"] else None
+    result = Decoded(thumbnails, [], np.zeros((len(files), 2), np.int64), [])
+    for start in range(0, len(files), TOGETHER):
+        few = slice(start, start + TOGETHER)
+        # Reading and decoding in turns took a tenth to a fifth longer (benchmarks/speed.py),
+        # perhaps because each finds the processor's caches full of the other.
+        contents = [_read(file) for file in files[few]]
+        fitted = np.zeros((len(contents), settings.size, settings.size, 3), np.uint8)
+        for row, (file, content) in enumerate(zip(files[few], contents, strict=True)):
+            try:
+                if isinstance(content, Exception):
+                    raise content
+                image = images.decode(content)
+                fitted[row] = images.fit(image, settings, places[start + row])
+            except (images.ImageError, OSError, zipfile.BadZipFile) as error:
+                result.problems.append((file, str(error)))
+                result.digests.append("")
+                continue
+            height, width = image.shape[:2]
+            if thumbnails is not None:
+                thumbnails[start + row] = images.thumbnail(image)
+            # Half the time of md5 where the processor has instructions for it, as most have.
+            pixels = hashlib.sha256(image.data).hexdigest()
+            result.digests.append(f"{width}x{height}-{pixels}")
+            result.shapes[start + row] = height, width
+        output.write(images.even_out(fitted, settings).data)
+    output.flush()
     return result
 
 
-def _read_ahead(files: list[str]) -> Iterator[bytes | Exception]:
-    """Each file's bytes, or why it cannot be read; a few at a time.
-
-    Reading and decoding in turns took a tenth to a fifth longer (benchmarks/speed.py), perhaps
-    because each finds the processor's caches full of the other. All files of a chunk at once
-    could be gigabytes.
-    """
-    for start in range(0, len(files), READ_AHEAD):
-        contents: list[bytes | Exception] = []
-        for file in files[start : start + READ_AHEAD]:
-            try:
-                contents.append(_worker["reader"].read(file))
-            except (OSError, zipfile.BadZipFile) as error:
-                contents.append(error)
-        yield from contents
+def _read(file: str) -> bytes | Exception:
+    """The file's bytes, or why it cannot be read."""
+    try:
+        content: bytes = _worker["reader"].read(file)
+    except (OSError, zipfile.BadZipFile) as error:
+        return error
+    return content
 
 
 def _labels(dataset: datasets.Dataset, samples: pd.DataFrame) -> pd.DataFrame:
