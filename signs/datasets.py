@@ -160,6 +160,7 @@ def _how_to_get(name: str) -> str:
     return {
         "synthetic": "`dvc repro synthesize` draws it.",
         "strangers": "`dvc repro synthesize` draws it.",
+        "outliers": "`dvc repro synthesize` draws it.",
         "signs": "`make data` fetches it, or `dvc pull data.dvc` from your team's remote.",
         "gtsrb": "README.md says which official archives belong there, or `dvc pull gtsrb.dvc`.",
     }.get(name, f"Put one sub-folder for each class into data/{name}.")

@@ -191,7 +191,7 @@ def _strangers(path: Path, test: dict[str, float], name: str) -> str:
     )
     return (
         f"{test['strangers_refused']:.1%} of {test['strangers']:,} photos of the set `{name}`, of "
-        'classes whose names the network does not know, are "unknown"; '
+        'classes whose names the network has never met, are "unknown"; '
         f"{test['strangers_refused_at_99']:.1%} if 99 % of the test photos shall be known. "
         f"AUROC {test['strangers_auroc']:.4f}. Least refused: {worst}."
     )

@@ -62,6 +62,7 @@ class Synthesize(Block):
     seed: Seed
     images_per_class: Count
     strangers_per_class: Count
+    outliers_per_class: Count
     size: Annotated[Range, _within(8, 256)]
     margin: Annotated[Range, _within(0, 0.4)]
     shift: Annotated[float, Field(ge=0, le=0.5)]
@@ -169,6 +170,7 @@ class Recipe(Block):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     balance: Fraction
     drawn: Fraction
+    outliers: Fraction
     validation_images: Count
     augment: Augment
 

@@ -18,7 +18,8 @@ COLUMNS = ["file", "class_id", "label", "group", "split", "height", "width"]
 COLUMNS += ["left", "top", "right", "bottom"]
 IMAGES, SAMPLES, LABELS, ABOUT = "images.npy", "samples.csv", "labels.csv", "prepared.json"
 DRAWN_IMAGES, DRAWN_LABELS = "drawn_images.npy", "drawn_labels.npy"
-FILES = (IMAGES, SAMPLES, LABELS, DRAWN_IMAGES, DRAWN_LABELS)
+OUTLIERS = "outliers.npy"
+FILES = (IMAGES, SAMPLES, LABELS, DRAWN_IMAGES, DRAWN_LABELS, OUTLIERS)
 
 
 class PreparedError(UserError):
@@ -38,6 +39,9 @@ class Prepared:
         drawn_images: uint8 (M, size, size, channels), mapped from disk: drawn photos of the
             set's classes, for training only; M is 0 if there are none or none are wanted.
         drawn_labels: int64 (M,), their labels.
+        outliers: uint8 (K, size, size, channels), mapped from disk: photos of none of the
+            classes, for training only; K is 0 if none are wanted.
+        outlier_names: what they show.
         settings: how the images were made from the photos.
         split: how they were divided.
         dataset: name of the photo set.
@@ -49,6 +53,8 @@ class Prepared:
     labels: pd.DataFrame
     drawn_images: npt.NDArray[np.uint8]
     drawn_labels: npt.NDArray[np.int64]
+    outliers: npt.NDArray[np.uint8]
+    outlier_names: list[str]
     settings: ImageSettings
     split: Split
     dataset: str
@@ -59,12 +65,15 @@ class Prepared:
         return np.flatnonzero(self.samples["split"].to_numpy() == split)
 
 
-def describe(folder: Path, dataset: str, settings: ImageSettings, split: Split) -> None:
+def describe(
+    folder: Path, dataset: str, settings: ImageSettings, split: Split, outlier_names: list[str]
+) -> None:
     """Write prepared.json: settings, and the md5 of each file, which `load` checks."""
     about = {
         "dataset": dataset,
         "images": settings.model_dump(),
         "split": split.model_dump(),
+        "outliers": outlier_names,
         "md5": {name: md5(folder / name) for name in FILES},
     }
     (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -81,7 +90,7 @@ def load(folder: Path = FOLDER) -> Prepared:
     try:
         about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         settings, dataset = ImageSettings.model_validate(about["images"]), about["dataset"]
-        split = Split.model_validate(about["split"])
+        split, outlier_names = Split.model_validate(about["split"]), list(about["outliers"])
         for name, expected in about["md5"].items():
             if md5(folder / name) != expected:
                 raise PreparedError(
@@ -104,6 +113,8 @@ def load(folder: Path = FOLDER) -> Prepared:
         labels=pd.read_csv(folder / LABELS, keep_default_na=False, dtype={"Name": str}),
         drawn_images=np.load(folder / DRAWN_IMAGES, mmap_mode="r"),
         drawn_labels=np.load(folder / DRAWN_LABELS),
+        outliers=np.load(folder / OUTLIERS, mmap_mode="r"),
+        outlier_names=outlier_names,
         settings=settings,
         split=split,
         dataset=dataset,

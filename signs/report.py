@@ -245,7 +245,7 @@ def _strangers(metrics: Path, evaluated: Json, params: Json) -> str:
     text = (
         f"<p>{_percent(test.get('strangers_refused'))} of {_count(test.get('strangers'))} photos "
         f"of the set {_text(params.get('evaluate', {}).get('strangers'))}, of classes whose names "
-        'the network does not know, are "unknown"; '
+        'the network has never met, are "unknown"; '
         f"{_percent(test.get('strangers_refused_at_99'))} are if 99 % of the test photos shall be "
         f"known. AUROC: {_number(test.get('strangers_auroc'), 4)}, the probability that a test "
         "photo has a higher confidence than a stranger.</p>\n"

@@ -1,9 +1,10 @@
 """Photos of what a network does not know: does it say "unknown"?
 
 The field calls this open-set recognition or out-of-distribution detection. A stranger is a photo
-of another photo set whose class has none of the names that the network knows; capitals do not
-matter. Scored by the highest calibrated probability: D. Hendrycks and K. Gimpel, "A Baseline for
-Detecting Misclassified and Out-of-Distribution Examples in Neural Networks" (ICLR 2017).
+of another photo set whose class has none of the names that the network has met, as its classes
+or as outliers in training; capitals do not matter. Scored by the highest calibrated probability:
+D. Hendrycks and K. Gimpel, "A Baseline for Detecting Misclassified and Out-of-Distribution
+Examples in Neural Networks" (ICLR 2017).
 """
 
 import zipfile
@@ -38,17 +39,18 @@ def answers(
         One row a photo: file, name (of what it shows), answer (a name), confidence (0 to 1).
 
     Raises:
-        UserError: all classes of the set are known, or none of its photos can be read.
+        UserError: the network has met all classes of the set, or none of its photos can be read.
     """
     dataset = datasets.read(name, data)
     table = dataset.table.assign(name=dataset.table["class_id"].map(dataset.names))
-    known = {name.casefold() for name in model.about.names}
+    met = [*model.about.names, *model.about.provenance["outliers"]]
+    known = {name.casefold() for name in met}
     table = table[~table["name"].str.casefold().isin(known)].sample(frac=1, random_state=0)
     # One of each class, then a second of each: a small number still sees all classes.
     order = table.groupby("class_id").cumcount().to_numpy()
     table = table.iloc[np.argsort(order, kind="stable")][:count]
     if not len(table):
-        raise UserError(f"evaluate.strangers: the network knows all classes of {name!r}.")
+        raise UserError(f"evaluate.strangers: the network has met all classes of {name!r}.")
     reader = datasets.Reader(dataset.folder)
     parts = []
     with progress.bar(len(table), "strangers", " photos") as bar:

@@ -22,7 +22,7 @@ from signs.errors import run_stage
 from signs.parallel import ordered_map
 
 METRICS = Path("metrics/preprocess")
-SYNTHETIC = "synthetic"
+SYNTHETIC, OUTLIERS = "synthetic", "outliers"
 CHUNK = 256  # files a task: few enough for a live progress bar, enough to hide its cost
 TOGETHER = 32  # files that a worker reads ahead: all of a task could be gigabytes
 REGION = ["left", "top", "right", "bottom"]
@@ -56,11 +56,13 @@ def preprocess() -> None:
         audit.divide(samples, thumbnails, settings.preprocess.split)
         found = audit.measure(samples, thumbnails, settings.preprocess.split)
         found["drawn"] = add_drawn(settings, labels, samples, staging)
+        outlier_names = add_outliers(settings, labels, staging)
         audit.write(METRICS, found, samples, labels, dataset)
         audit.refuse_bad_data(found, dataset.problems, settings.preprocess, METRICS)
         samples[prepared.COLUMNS].to_csv(staging / prepared.SAMPLES, index=False)
         labels.to_csv(staging / prepared.LABELS, index=False)
-        prepared.describe(staging, settings.dataset, settings.images, settings.preprocess.split)
+        split = settings.preprocess.split
+        prepared.describe(staging, settings.dataset, settings.images, split, outlier_names)
         shutil.rmtree(prepared.FOLDER, ignore_errors=True)
         staging.rename(prepared.FOLDER)
     finally:
@@ -117,12 +119,7 @@ def add_drawn(
     label_of = {name: label for label, name in names.items()}
     drawn.table["label"] = drawn.table["class_id"].map(drawn.names).str.casefold().map(label_of)
     drawn.table = drawn.table[drawn.table["label"].notna()]
-    decoded, _ = decode_all(drawn, settings.images, images_file)
-    if drawn.problems:
-        raise datasets.DatasetError(
-            f"data/{SYNTHETIC} is damaged ({': '.join(drawn.problems[0])}). "
-            "Run `dvc repro -f synthesize`."
-        )
+    decoded = _decode_drawn(drawn, settings.images, images_file)
     held_out = samples["digest"][samples["split"].isin([splits.VALIDATION, splits.TEST])]
     twins = decoded["digest"].isin(held_out).to_numpy()
     if twins.any():
@@ -130,6 +127,38 @@ def add_drawn(
     drawn_labels = decoded["label"][~twins].to_numpy(np.int64)
     np.save(labels_file, drawn_labels)
     return {"photos": len(drawn_labels), "classes": len(np.unique(drawn_labels))}
+
+
+def add_outliers(settings: params.Params, labels: pd.DataFrame, staging: Path) -> list[str]:
+    """Write drawn photos of what is none of the set's classes; returns the names of what it is.
+
+    Raises:
+        DatasetError: they are missing or damaged.
+    """
+    path = staging / prepared.OUTLIERS
+    if not settings.train.recipe.outliers:
+        _create(path, (0, *_shape(settings.images)))
+        return []
+    outliers = datasets.read(OUTLIERS)
+    # Any folder may hold a class that the label sets' authors thought of as another's.
+    own = set(labels["Name"].str.casefold())
+    names = outliers.table["class_id"].map(outliers.names)
+    strange = ~names.str.casefold().isin(own)
+    outliers.table = outliers.table[strange]
+    _decode_drawn(outliers, settings.images, path)
+    return sorted(names[strange].unique())
+
+
+def _decode_drawn(
+    drawn: datasets.Dataset, settings: params.ImageSettings, path: Path
+) -> pd.DataFrame:
+    decoded, _ = decode_all(drawn, settings, path)
+    if drawn.problems:
+        raise datasets.DatasetError(
+            f"{drawn.folder} is damaged ({': '.join(drawn.problems[0])}). "
+            "Run `dvc repro -f synthesize`."
+        )
+    return decoded
 
 
 def _shape(settings: params.ImageSettings) -> tuple[int, int, int]:

@@ -4,7 +4,8 @@
 
 Writes data/synthetic/images.zip with <class id>/<index>.jpg, labels.csv beside it, and
 metrics/synthesize/contact_sheet.png, which shows a few photos of each class. In the same way
-data/strangers: signs of the other label sets, to see whether a network knows its limits.
+data/outliers, signs of the other label sets and no sign at all, from which a network learns its
+limits, and data/strangers, signs of other classes than those, to see whether it did.
 """
 
 import csv
@@ -27,6 +28,7 @@ from signs.params import Synthesize, load
 
 ARCHIVE = Path("data/synthetic/images.zip")
 STRANGERS = Path("data/strangers/images.zip")
+OUTLIERS = Path("data/outliers/images.zip")
 CONTACT_SHEET = Path("metrics/synthesize/contact_sheet.png")
 # Images for one task: enough that handing tasks out costs nothing, few enough for the bar to move.
 CHUNK = 100
@@ -45,7 +47,8 @@ def synthesize() -> None:
     settings = load()
     labels = synthetic.label_set(settings.dataset)
     write_set(ARCHIVE, settings.synthesize, all_classes(labels), _names(labels))
-    write_set(STRANGERS, *strangers(settings.synthesize, labels))
+    for archive, (drawn, classes, names) in others(settings.synthesize, labels).items():
+        write_set(archive, drawn, classes, names)
     CONTACT_SHEET.parent.mkdir(parents=True, exist_ok=True)
     with replaced(CONTACT_SHEET) as path:
         path.write_bytes(contact_sheet(ARCHIVE, labels))
@@ -57,21 +60,40 @@ def all_classes(labels: str) -> Classes:
     return {class_id: (labels, class_id) for class_id in synthetic.drawings(labels)}
 
 
-def strangers(settings: Synthesize, labels: str) -> tuple[Synthesize, Classes, dict[int, str]]:
-    """The classes of the other label sets that this one has not, and no sign at all.
+def others(
+    settings: Synthesize, labels: str
+) -> dict[Path, tuple[Synthesize, Classes, dict[int, str]]]:
+    """What is none of the classes: every second class of the other label sets for each use.
 
     Returns:
-        Settings to draw them with, what to draw, and the names.
+        For the archives of outliers (with no sign at all) and of strangers: settings to draw
+        them with, what to draw, and the names.
     """
     known = set(_names(labels).values())
-    classes, names = {0: (labels, synthetic.NO_SIGN)}, {0: "No sign"}
-    for other in synthetic.other_label_sets(labels):
-        for class_id, name in _names(other).items():
-            if name not in known:
-                classes[len(names)], names[len(names)] = (other, class_id), name
-    # Another seed: with the same one, they would be training photos with the sign exchanged.
-    changes = {"images_per_class": settings.strangers_per_class, "seed": settings.seed + 2**31}
-    return settings.model_copy(update=changes), classes, names
+    strange = [
+        ((other, class_id), name)
+        for other in synthetic.other_label_sets(labels)
+        for class_id, name in _names(other).items()
+        if name not in known
+    ]
+    uses = {
+        OUTLIERS: (
+            settings.outliers_per_class,
+            [((labels, synthetic.NO_SIGN), "No sign"), *strange[::2]],
+        ),
+        STRANGERS: (settings.strangers_per_class, strange[1::2]),
+    }
+    return {
+        archive: (
+            # Another seed: with the same one, they would be training photos with another sign.
+            settings.model_copy(
+                update={"images_per_class": count, "seed": settings.seed + (number << 31)}
+            ),
+            {place: drawing for place, (drawing, _) in enumerate(chosen)},
+            {place: name for place, (_, name) in enumerate(chosen)},
+        )
+        for number, (archive, (count, chosen)) in enumerate(uses.items(), 1)
+    }
 
 
 def write_set(archive: Path, settings: Synthesize, classes: Classes, names: dict[int, str]) -> None:

@@ -123,24 +123,37 @@ class EpochDrawer:
         self._data, self._recipe, self._seed = data, recipe, seed
         self._rows = data.rows("train")
         self._labels = data.samples["label"].to_numpy()[self._rows]
-        self._one_hot = np.eye(len(data.labels), dtype=np.float32)
+        classes = len(data.labels)
+        # Outliers have the label -1, so the last row: all answers equally right. D. Hendrycks et
+        # al., "Deep Anomaly Detection with Outlier Exposure" (ICLR 2019).
+        self._targets = np.vstack([np.eye(classes), np.full(classes, 1 / classes)]).astype("f4")
         self._count = recipe.steps_per_epoch * recipe.batch_size
         # Were the share the same with drawings of few classes, those would swamp the epoch.
         share = recipe.drawn * len(np.unique(data.drawn_labels)) / len(data.labels)
-        self._count_drawn = round(share * self._count)
+        self._count_outliers = round(recipe.outliers * self._count) if len(data.outliers) else 0
+        self._count_drawn = round(share * (self._count - self._count_outliers))
 
     def draw(self, epoch: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-        """Augmented images, uint8 (n, size, size, channels), and one-hot labels (n, classes)."""
+        """Augmented images, uint8 (n, size, size, channels), and targets (n, classes).
+
+        The targets are one-hot, but for outliers: theirs are equal for all classes.
+        """
         rng = np.random.default_rng([self._seed, epoch])
         data, balance = self._data, self._recipe.balance
-        chosen = augment.draw_epoch(self._labels, self._count - self._count_drawn, balance, rng)
-        images, labels = data.images[self._rows[chosen]], self._labels[chosen]
+        count = self._count - self._count_drawn - self._count_outliers
+        chosen = augment.draw_epoch(self._labels, count, balance, rng)
+        images, labels = [data.images[self._rows[chosen]]], [self._labels[chosen]]
         if self._count_drawn:
             chosen = augment.draw_epoch(data.drawn_labels, self._count_drawn, balance, rng)
-            order = rng.permutation(self._count)
-            images = np.concatenate([images, data.drawn_images[chosen]])[order]
-            labels = np.concatenate([labels, data.drawn_labels[chosen]])[order]
-        return augment.augment(images, self._recipe.augment, rng), self._one_hot[labels]
+            images.append(data.drawn_images[chosen])
+            labels.append(data.drawn_labels[chosen])
+        if self._count_outliers:
+            chosen = rng.integers(len(data.outliers), size=self._count_outliers)
+            images.append(data.outliers[chosen])
+            labels.append(np.full(self._count_outliers, -1))
+        order = rng.permutation(self._count)
+        mixed = augment.augment(np.concatenate(images)[order], self._recipe.augment, rng)
+        return mixed, self._targets[np.concatenate(labels)[order]]
 
 
 class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]
@@ -346,6 +359,7 @@ def _export(model: keras.Model, data: prepared.Prepared, settings: params.Params
             "commit": export.code_commit(),
             "dataset": data.dataset,
             "data": data.digest,
+            "outliers": data.outlier_names,
             "params": {
                 "split": data.split.model_dump(),
                 "network": settings.train.network,

@@ -40,7 +40,8 @@ def folder(tmp_path: Path) -> Path:
     labels.to_csv(tmp_path / prepared.LABELS, index=False)
     np.save(tmp_path / prepared.DRAWN_IMAGES, DRAWN)
     np.save(tmp_path / prepared.DRAWN_LABELS, np.array([1, 0]))
-    prepared.describe(tmp_path, "own", SETTINGS, SPLIT)
+    np.save(tmp_path / prepared.OUTLIERS, DRAWN[:1])
+    prepared.describe(tmp_path, "own", SETTINGS, SPLIT, ["No sign"])
     return tmp_path
 
 
@@ -50,6 +51,8 @@ def test_round_trip(folder: Path) -> None:
     assert (found.images == IMAGES).all()
     assert (found.drawn_images == DRAWN).all()
     assert found.drawn_labels.tolist() == [1, 0]
+    assert (found.outliers == DRAWN[:1]).all()
+    assert found.outlier_names == ["No sign"]
     assert found.settings == SETTINGS
     assert found.split == SPLIT
     assert found.dataset == "own"
@@ -66,13 +69,15 @@ def test_round_trip(folder: Path) -> None:
 
 def test_digest_tells_contents_apart(folder: Path) -> None:
     first = prepared.load(folder).digest
-    prepared.describe(folder, "own", SETTINGS, SPLIT)
+    prepared.describe(folder, "own", SETTINGS, SPLIT, ["No sign"])
     assert prepared.load(folder).digest == first
     digests = {first}
     np.save(folder / prepared.IMAGES, 255 - IMAGES)
-    prepared.describe(folder, "own", SETTINGS, SPLIT)
+    prepared.describe(folder, "own", SETTINGS, SPLIT, ["No sign"])
     digests.add(prepared.load(folder).digest)
-    prepared.describe(folder, "own", SETTINGS.model_copy(update={"margin": 0.1}), SPLIT)
+    prepared.describe(
+        folder, "own", SETTINGS.model_copy(update={"margin": 0.1}), SPLIT, ["No sign"]
+    )
     digests.add(prepared.load(folder).digest)
     assert len(digests) == 3
 

@@ -90,12 +90,34 @@ def test_a_damaged_archive_is_named(settings: params.Params, folder: Path) -> No
         preprocess.add_drawn(settings, LABELS, NO_SAMPLES, folder)
 
 
-def test_strangers_have_names_of_their_own(settings: params.Params) -> None:
+def test_outliers_are_none_of_the_classes(settings: params.Params, tmp_path: Path) -> None:
     for labels, other in (("gtsrb", "signs"), ("signs", "gtsrb")):
-        drawn, classes, names = synthesize.strangers(settings.synthesize, labels)
+        found = synthesize.others(settings.synthesize, labels)
         own = set(pd.read_csv(datasets.LABELS / f"{labels}.csv")["Name"])
-        assert not own & set(names.values())
-        assert list(classes) == list(names) == list(range(len(names)))
-        assert {label_set for label_set, _ in classes.values()} == {labels, other}
-        # Other scenes than those of the photos that train.
-        assert drawn.seed != settings.synthesize.seed
+        names = [set(names.values()) for _, _, names in found.values()]
+        # What is tested was not trained on.
+        assert not own & (names[0] | names[1])
+        assert not names[0] & names[1]
+        assert abs(len(names[0]) - len(names[1])) <= 2
+        for drawn, classes, of in found.values():
+            assert list(classes) == list(of) == list(range(len(of)))
+            assert {label_set for label_set, _ in classes.values()} <= {labels, other}
+            # Other scenes than those of the photos that train.
+            assert drawn.seed != settings.synthesize.seed
+
+
+def test_outliers_that_a_set_knows_are_left_out(
+    settings: params.Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = settings.synthesize.model_copy(update={"images_per_class": 2})
+    names = {0: "No sign", 1: "YIELD", 2: "No entry"}
+    synthesize.write_set(
+        synthesize.OUTLIERS, few, {i: ("gtsrb", 13 + i) for i in names}, names
+    )
+    assert preprocess.add_outliers(settings, LABELS, tmp_path) == ["No entry", "No sign"]
+    assert np.load(tmp_path / prepared.OUTLIERS).shape == (4, 32, 32, 3)
+    without = settings.model_copy(deep=True)
+    without.train.compact.outliers = 0.0
+    assert preprocess.add_outliers(without, LABELS, tmp_path) == []
+    assert np.load(tmp_path / prepared.OUTLIERS).shape == (0, 32, 32, 3)

@@ -10,10 +10,10 @@ from signs import params, prepared
 from stages.train import EpochDrawer
 
 SETTINGS = params.load(Path(__file__).parents[2] / "params.yaml")
-REAL, DRAWN = 40, 200  # grey levels that tell where an image comes from
+REAL, DRAWN, STRANGE = 40, 200, 250  # grey levels that tell where an image comes from
 
 
-def data(real: int = 90, drawn: int = 60) -> prepared.Prepared:
+def data(real: int = 90, drawn: int = 60, outliers: int = 0) -> prepared.Prepared:
     """Classes 0, 1, 2 in turns; every tenth photo tests."""
     samples = pd.DataFrame({"label": np.arange(real) % 3})
     samples["split"] = np.where(np.arange(real) % 10 == 9, "test", "train")
@@ -23,6 +23,8 @@ def data(real: int = 90, drawn: int = 60) -> prepared.Prepared:
         labels=pd.DataFrame({"ClassId": [0, 1, 2], "Name": ["a", "b", "c"]}),
         drawn_images=np.full((drawn, 8, 8, 3), DRAWN, np.uint8),
         drawn_labels=np.arange(drawn) % 3,
+        outliers=np.full((outliers, 8, 8, 3), STRANGE, np.uint8),
+        outlier_names=["No sign"],
         settings=SETTINGS.images,
         split=SETTINGS.preprocess.split,
         dataset="own",
@@ -30,9 +32,10 @@ def data(real: int = 90, drawn: int = 60) -> prepared.Prepared:
     )
 
 
-def recipe(drawn: float) -> params.Recipe:
+def recipe(drawn: float, outliers: float = 0.0) -> params.Recipe:
     none = dict.fromkeys(params.Augment.model_fields, 0.0)
-    changes = {"steps_per_epoch": 10, "batch_size": 20, "drawn": drawn, "augment": none}
+    changes = {"steps_per_epoch": 10, "batch_size": 20, "augment": none}
+    changes |= {"drawn": drawn, "outliers": outliers}
     return params.Recipe.model_validate(SETTINGS.train.compact.model_dump() | changes)
 
 
@@ -59,6 +62,20 @@ def test_drawings_of_one_class_do_not_swamp_the_others(share: float) -> None:
 def test_without_drawn_images_all_are_photos() -> None:
     images, _ = EpochDrawer(data(drawn=0), recipe(0.3), seed=1).draw(0)
     assert (images == REAL).all()
+
+
+def test_outliers_may_be_any_class() -> None:
+    images, targets = EpochDrawer(data(outliers=7), recipe(0.25, outliers=0.2), seed=1).draw(0)
+    grey = images[:, 0, 0, 0]
+    assert [(grey == kind).sum() for kind in (REAL, DRAWN, STRANGE)] == [120, 40, 40]
+    assert targets[grey == STRANGE] == pytest.approx(1 / 3)
+    assert (targets[grey != STRANGE].max(axis=1) == 1).all()
+    assert targets.sum(axis=1) == pytest.approx(1)
+
+
+def test_without_outliers_there_are_none() -> None:
+    images, _ = EpochDrawer(data(), recipe(0.5, outliers=0.2), seed=1).draw(0)
+    assert (images[:, 0, 0, 0] == DRAWN).sum() == 100
 
 
 def test_labels_stay_with_their_images() -> None:

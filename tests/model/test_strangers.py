@@ -15,7 +15,7 @@ from signs.errors import UserError
 class Half:
     """A classifier that knows two classes and is sure of the first as far as a photo is bright."""
 
-    about = SimpleNamespace(names=["Stop", "Yield"])
+    about = SimpleNamespace(names=["Stop", "Yield"], provenance={"outliers": ["no SIGN"]})
 
     def prepare(self, photos: list[Any], regions: list[Any]) -> np.ndarray:
         return np.stack([cv2.resize(photo, (8, 8)) for photo in photos])
@@ -58,7 +58,7 @@ def test_a_set_without_strangers_is_refused(data: Path) -> None:
         for file in (data / "other" / name).iterdir():
             file.unlink()
         (data / "other" / name).rmdir()
-    with pytest.raises(UserError, match="knows all classes of 'other'"):
+    with pytest.raises(UserError, match="has met all classes of 'other'"):
         strangers.answers(Half(), "other", 100, 2, data)  # type: ignore[arg-type]
 
 

@@ -26,6 +26,7 @@ TINY = {
     "dataset": "tiny",
     "synthesize.images_per_class": 2,
     "synthesize.strangers_per_class": 2,
+    "synthesize.outliers_per_class": 2,
     "preprocess.images.compact.size": 16,
     "preprocess.split.folds": PHOTOS,
     "train.compact.epochs": 4,

@@ -43,7 +43,7 @@ def test_metrics_are_in_range(finished):
             if name in ("images", "groups", "classes"):
                 assert value == 4  # one photo of each class, none like another
             elif name == "strangers":
-                assert value == 2 * 34  # of "no sign" and 33 classes of another label set
+                assert value == 2 * 16  # of every second of 33 classes of another label set
             elif name == "log_loss":
                 assert value >= 0
             else:
@@ -75,7 +75,7 @@ def test_strangers_are_counted(finished):
     assert table["photos"].sum() == test["strangers"]
     refused = (table["photos"] * table["refused"]).sum() / test["strangers"]
     assert refused == pytest.approx(test["strangers_refused"], abs=1e-3)
-    assert "No sign" in table["name"].tolist()
+    assert "No sign" not in table["name"].tolist()  # an outlier, so met in training
     assert "Stop" not in table["name"].tolist()  # in both label sets
 
 
