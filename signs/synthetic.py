@@ -204,7 +204,7 @@ def _clouds(rng: Random, side: int, grids: tuple[int, ...]) -> Floats:
     for grid in grids:
         coarser = cv2.resize(clouds, (grid, grid), interpolation=cv2.INTER_LINEAR)
         clouds = coarser + rng.random((grid, grid), np.float32)
-    clouds = cv2.normalize(clouds, None, 0, 1, cv2.NORM_MINMAX)  # type: ignore[call-overload]
+    cv2.normalize(clouds, clouds, 0, 1, cv2.NORM_MINMAX)
     return cv2.resize(clouds, (side, side), interpolation=cv2.INTER_LINEAR)
 
 

@@ -117,7 +117,8 @@ def test_outliers_that_a_set_knows_are_left_out(
     )
     assert preprocess.add_outliers(settings, LABELS, tmp_path) == ["No entry", "No sign"]
     assert np.load(tmp_path / prepared.OUTLIERS).shape == (4, 32, 32, 3)
-    without = settings.model_copy(deep=True)
-    without.train.compact.outliers = 0.0
+    recipe = settings.train.compact.model_copy(update={"outliers": 0.0})
+    train = settings.train.model_copy(update={"compact": recipe})
+    without = settings.model_copy(update={"train": train})
     assert preprocess.add_outliers(without, LABELS, tmp_path) == []
     assert np.load(tmp_path / prepared.OUTLIERS).shape == (0, 32, 32, 3)
