@@ -35,7 +35,7 @@ other countries or classes, steering a vehicle.
 
 Photo set `{dataset}`: {files:,} files, {distinct:,} distinct photos in {groups:,} groups of \
 photos that show the same thing. {split}; {not_tested} classes have too few groups to be tested. \
-Test photos with a pixel-identical twin in training: {twins} %{random}.{drawn}
+Test photos with a pixel-identical twin in training: {twins} %{random}.{drawn}{outliers}
 
 ## Results on {test[images]:,} test photos{leak}
 
@@ -112,6 +112,11 @@ def write(metrics: Path, settings: dict[str, Any], onnx_bytes: int, target: Path
         drawn=(
             f" Beside them train {drawn['photos']:,} drawn photos of {drawn['classes']} classes."
             if drawn["photos"]
+            else ""
+        ),
+        outliers=(
+            f" To be unsure of other signs was learnt from drawn photos of {outliers}."
+            if (outliers := settings["provenance"]["outliers"])
             else ""
         ),
         leak=(

@@ -315,7 +315,7 @@ def _expose(settings: Synthesize, rng: Random, photo: Floats, light: float) -> I
     strength = _uniform(rng, settings.noise) * min(light, 255)
     # To 0..255 in whole numbers, as OpenCV does it.
     return cv2.addWeighted(  # type: ignore[return-value]
-        np.minimum(photo, 255), 1, noise, strength, 0, dtype=cv2.CV_8U
+        np.clip(photo, 0, 255), 1, noise, strength, 0, dtype=cv2.CV_8U
     )
 
 

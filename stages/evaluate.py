@@ -197,6 +197,7 @@ def _settings(settings: params.Params, about: classifier.About) -> dict[str, Any
     """What this run used, and no more: other settings may change without a new report."""
     provenance = dict(about.provenance)
     used = provenance.pop("params")
+    provenance["outliers"] = ", ".join(provenance["outliers"])
     return {
         "dataset": provenance.pop("dataset"),
         "preprocess": {"images": about.images.model_dump(), "split": used.pop("split")},

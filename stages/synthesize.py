@@ -34,6 +34,8 @@ CONTACT_SHEET = Path("metrics/synthesize/contact_sheet.png")
 CHUNK = 100
 Classes = dict[int, tuple[str, int]]  # class id in the archive → label set, class id there
 
+FAMILY = 8  # classes
+
 # A zip file holds dates; a fixed one keeps its bytes, and DVC's hash, the same each time.
 DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -63,36 +65,35 @@ def all_classes(labels: str) -> Classes:
 def others(
     settings: Synthesize, labels: str
 ) -> dict[Path, tuple[Synthesize, Classes, dict[int, str]]]:
-    """What is none of the classes: every second class of the other label sets for each use.
+    """What is none of the classes: outliers to train with, and strangers to test with.
+
+    The classes of the other label sets go to the two in turns of `FAMILY`: label sets list
+    alike signs one after the other, and a stranger whose sibling trained is none.
 
     Returns:
         For the archives of outliers (with no sign at all) and of strangers: settings to draw
         them with, what to draw, and the names.
     """
-    known = set(_names(labels).values())
+    known = {name.casefold() for name in _names(labels).values()}
     strange = [
         ((other, class_id), name)
         for other in synthetic.other_label_sets(labels)
         for class_id, name in _names(other).items()
-        if name not in known
+        if name.casefold() not in known
     ]
-    uses = {
-        OUTLIERS: (
-            settings.outliers_per_class,
-            [((labels, synthetic.NO_SIGN), "No sign"), *strange[::2]],
-        ),
-        STRANGERS: (settings.strangers_per_class, strange[1::2]),
-    }
+    chosen = {OUTLIERS: [((labels, synthetic.NO_SIGN), "No sign")], STRANGERS: []}
+    for place, drawing in enumerate(strange):
+        chosen[OUTLIERS if place // FAMILY % 2 == 0 else STRANGERS].append(drawing)
+    counts = {OUTLIERS: settings.outliers_per_class, STRANGERS: settings.strangers_per_class}
+    # Another seed: with the same one, they would be training photos with another sign.
+    seed = settings.seed + 2**31
     return {
         archive: (
-            # Another seed: with the same one, they would be training photos with another sign.
-            settings.model_copy(
-                update={"images_per_class": count, "seed": settings.seed + (number << 31)}
-            ),
-            {place: drawing for place, (drawing, _) in enumerate(chosen)},
-            {place: name for place, (_, name) in enumerate(chosen)},
+            settings.model_copy(update={"images_per_class": counts[archive], "seed": seed}),
+            {place: drawing for place, (drawing, _) in enumerate(drawn)},
+            {place: name for place, (_, name) in enumerate(drawn)},
         )
-        for number, (archive, (count, chosen)) in enumerate(uses.items(), 1)
+        for archive, drawn in chosen.items()
     }
 
 

@@ -129,9 +129,12 @@ class EpochDrawer:
         self._targets = np.vstack([np.eye(classes), np.full(classes, 1 / classes)]).astype("f4")
         self._count = recipe.steps_per_epoch * recipe.batch_size
         # Were the share the same with drawings of few classes, those would swamp the epoch.
-        share = recipe.drawn * len(np.unique(data.drawn_labels)) / len(data.labels)
-        self._count_outliers = round(recipe.outliers * self._count) if len(data.outliers) else 0
-        self._count_drawn = round(share * (self._count - self._count_outliers))
+        share = len(np.unique(data.drawn_labels)) / len(data.labels)
+        self._count_drawn = round(recipe.drawn * share * self._count)
+        # Where no photo of a class is drawn, drawn outliers would teach what a drawing looks like.
+        share = 1 if data.dataset == "synthetic" else share
+        outliers = recipe.outliers * share if len(data.outliers) else 0
+        self._count_outliers = round(outliers * self._count)
 
     def draw(self, epoch: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
         """Augmented images, uint8 (n, size, size, channels), and targets (n, classes).

@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
         "recipe": {"epochs": 12, "steps_per_epoch": 200, "batch_size": 64},
     },
     "evaluate": {"strangers": "gtsrb"},
-    "provenance": {"version": "v1-abc", "commit": "0123abc"},
+    "provenance": {"version": "v1-abc", "commit": "0123abc", "outliers": ""},
 }
 CLASSES = [
     {"class_id": 0, "name": "30", "test": 40, "recall": 0.9, "recall_low": 0.8, "recall_high": 1},
@@ -134,6 +134,13 @@ def test_bad_conditions_and_strangers(metrics: Path) -> None:
     assert "25.0% of 3 photos of the set `gtsrb`" in text
     assert "50.0% if 99 % of the test photos" in text
     assert "Least refused: 50 (25%, read as None)." in text
+
+
+def test_outliers_are_declared(metrics: Path) -> None:
+    assert "unsure" not in card(metrics)
+    with_outliers = SETTINGS["provenance"] | {"outliers": "No sign, Village"}
+    text = card(metrics, provenance=with_outliers)
+    assert "learnt from drawn photos of No sign, Village." in text
 
 
 def test_drawn_photos_are_declared(metrics: Path) -> None:

@@ -42,7 +42,15 @@ pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="no classifier yet: 
 @pytest.fixture(scope="module")
 def model() -> classifier.Classifier:
     found = classifier.Classifier(FOLDER)
-    if found.about.provenance["dataset"] not in ("synthetic", "gtsrb"):
+    provenance, expected = found.about.provenance, params.load(ROOT / "params.yaml")
+    used = provenance["params"]
+    if (
+        provenance["dataset"] != expected.dataset
+        or used["network"] != expected.train.network
+        or used["recipe"] != expected.train.recipe.model_dump()
+    ):
+        pytest.skip("the classifier in models/ is not the one of params.yaml: run `make`")
+    if expected.dataset not in ("synthetic", "gtsrb"):
         pytest.skip("the classifier in models/ does not know the German signs")
     return found
 

@@ -1,5 +1,6 @@
 """What an epoch trains on."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ def test_without_drawn_images_all_are_photos() -> None:
 def test_outliers_may_be_any_class() -> None:
     images, targets = EpochDrawer(data(outliers=7), recipe(0.25, outliers=0.2), seed=1).draw(0)
     grey = images[:, 0, 0, 0]
-    assert [(grey == kind).sum() for kind in (REAL, DRAWN, STRANGE)] == [120, 40, 40]
+    assert [(grey == kind).sum() for kind in (REAL, DRAWN, STRANGE)] == [110, 50, 40]
     assert targets[grey == STRANGE] == pytest.approx(1 / 3)
     assert (targets[grey != STRANGE].max(axis=1) == 1).all()
     assert targets.sum(axis=1) == pytest.approx(1)
@@ -76,6 +77,16 @@ def test_outliers_may_be_any_class() -> None:
 def test_without_outliers_there_are_none() -> None:
     images, _ = EpochDrawer(data(), recipe(0.5, outliers=0.2), seed=1).draw(0)
     assert (images[:, 0, 0, 0] == DRAWN).sum() == 100
+
+
+def test_outliers_need_drawn_photos_of_the_classes_beside_them() -> None:
+    for some, expected in ((data(drawn=0, outliers=7), 0), (data(outliers=7), 13)):
+        some.drawn_labels[:] = 0  # of one class of three
+        images, _ = EpochDrawer(some, recipe(0.25, outliers=0.2), seed=1).draw(0)
+        assert (images[:, 0, 0, 0] == STRANGE).sum() == expected
+    alone = dataclasses.replace(data(drawn=0, outliers=7), dataset="synthetic")
+    images, _ = EpochDrawer(alone, recipe(0.25, outliers=0.2), seed=1).draw(0)
+    assert (images[:, 0, 0, 0] == STRANGE).sum() == 40
 
 
 def test_labels_stay_with_their_images() -> None:

@@ -15,7 +15,7 @@ from signs.errors import UserError
 class Half:
     """A classifier that knows two classes and is sure of the first as far as a photo is bright."""
 
-    about = SimpleNamespace(names=["Stop", "Yield"], provenance={"outliers": ["no SIGN"]})
+    about = SimpleNamespace(names=["Stop", "Yield"], provenance={"outliers": ["BUS lane"]})
 
     def prepare(self, photos: list[Any], regions: list[Any]) -> np.ndarray:
         return np.stack([cv2.resize(photo, (8, 8)) for photo in photos])
@@ -27,8 +27,8 @@ class Half:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Three classes with three photos each, one of them known, one photo unreadable."""
-    for class_id, name in enumerate(["stop", "No horn", "Village"]):
+    """Classes with three photos each: one known, one met as an outlier; one photo unreadable."""
+    for class_id, name in enumerate(["stop", "No horn", "Village", "Bus lane"]):
         folder = tmp_path / "other" / name
         folder.mkdir(parents=True)
         for number in range(3):
@@ -38,7 +38,9 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_known_classes_are_no_strangers(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_classes_that_the_network_has_met_are_no_strangers(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = strangers.answers(Half(), "other", 100, 2, data)  # type: ignore[arg-type]
     assert sorted(set(found["name"])) == ["No horn", "Village"]
     assert len(found) == 5  # the unreadable one is left out
