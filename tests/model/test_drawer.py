@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from signs import params, prepared
-from stages.train import EpochDrawer
+from stages.train import Accuracy, EpochDrawer
 
 SETTINGS = params.load(Path(__file__).parents[2] / "params.yaml")
 REAL, DRAWN, STRANGE = 40, 200, 250  # grey levels that tell where an image comes from
@@ -72,6 +72,13 @@ def test_outliers_may_be_any_class() -> None:
     assert targets[grey == STRANGE] == pytest.approx(1 / 3)
     assert (targets[grey != STRANGE].max(axis=1) == 1).all()
     assert targets.sum(axis=1) == pytest.approx(1)
+
+
+def test_training_accuracy_leaves_outliers_out() -> None:
+    metric = Accuracy()
+    targets = np.array([[1, 0], [0, 1], [0.5, 0.5], [0.5, 0.5]], np.float32)
+    metric.update_state(targets, np.array([[2, 1], [2, 1], [2, 1], [1, 2]], np.float32))
+    assert float(metric.result()) == 0.5
 
 
 def test_without_outliers_there_are_none() -> None:
