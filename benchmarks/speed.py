@@ -138,7 +138,7 @@ def _copy_tree(copy: Path, dataset: str) -> None:
     settings["dataset"] = dataset
     if dataset != "synthetic":
         # The drawn photos that train beside others would count as their time.
-        settings["train"]["compact"]["drawn"] = 0.0
+        settings["train"]["compact"].update(drawn=0.0, outliers=0.0)
     (copy / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     (copy / "data").mkdir()
     if dataset != "synthetic":
