@@ -42,6 +42,7 @@ class About(BaseModel):
         images: how a photo becomes the network's input.
         temperature: what logits are divided by before the softmax.
         threshold: confidence below which the answer is "unknown", 0 to 1.
+        energy_threshold: energy score below which it is "unknown", too.
         provenance: where this came from: commit, data set, its digest, params, metrics.
     """
 
@@ -54,6 +55,7 @@ class About(BaseModel):
     images: ImageSettings
     temperature: float = Field(gt=0)
     threshold: float = Field(ge=0, le=1)
+    energy_threshold: float
     provenance: dict[str, Any]
 
 
@@ -129,6 +131,17 @@ class Classifier:
         """Prepared images, uint8 (N, size, size, channels) → calibrated (N, classes)."""
         return probabilities(self.logits(prepared), self.about.temperature)
 
+    def known(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        """Logits (N, classes) → (N,) whether to answer with a class; else it is "unknown".
+
+        The confidence tells one class from another, the energy score signs from anything else.
+        """
+        confidence = probabilities(logits, self.about.temperature).max(axis=1)
+        known: npt.NDArray[np.bool_] = (confidence >= self.about.threshold) & (
+            energy_scores(logits) >= self.about.energy_threshold
+        )
+        return known
+
     def prepare(
         self, photos: Sequence[images.Image], regions: Sequence[images.Region | None] | None = None
     ) -> npt.NDArray[np.uint8]:
@@ -159,6 +172,18 @@ def probabilities(
     return result
 
 
+def energy_scores(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Logits (N, classes) → (N,), higher for what is like the training photos.
+
+    Logarithm of the sum of the logits' exponentials: the negative free energy of W. Liu et al.,
+    "Energy-based Out-of-distribution Detection" (NeurIPS 2020). Unlike the confidence it
+    tells two classes that are both likely from none that is.
+    """
+    highest = logits.max(axis=1, keepdims=True).astype(np.float64)
+    scores: npt.NDArray[np.float64] = highest[:, 0] + np.log(np.exp(logits - highest).sum(axis=1))
+    return scores
+
+
 def write(
     folder: Path,
     model: bytes,
@@ -167,6 +192,7 @@ def write(
     settings: ImageSettings,
     temperature: float,
     threshold: float,
+    energy_threshold: float,
     provenance: dict[str, Any],
 ) -> None:
     """Write a classifier folder around an ONNX model."""
@@ -179,6 +205,7 @@ def write(
         images=settings,
         temperature=temperature,
         threshold=threshold,
+        energy_threshold=energy_threshold,
         provenance=provenance,
     )
     folder.mkdir(parents=True, exist_ok=True)

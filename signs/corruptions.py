@@ -5,6 +5,7 @@ Robustness to Common Corruptions and Perturbations" (ICLR 2019); lengths are sha
 here, for photos of signs are of all sizes. Occlusion, rotation, shift and scale are added.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -90,21 +91,21 @@ def _fog(photo: Floats, density: float, rng: np.random.Generator, _: Region) -> 
 
 
 def _motion_blur(photo: Floats, length: float, rng: np.random.Generator, _: Region) -> Floats:
-    kernel = streak(length * max(photo.shape[:2]), rng)
+    kernel = streak(length * max(photo.shape[:2]), rng.uniform(0, np.pi))
     blurred: Floats = cv2.filter2D(photo, -1, kernel, borderType=cv2.BORDER_REPLICATE)
     return blurred
 
 
-def streak(length: float, rng: np.random.Generator) -> Floats:
-    """The kernel of a motion blur, `length` pixels long, in any direction; it sums to 1."""
+def streak(length: float, angle: float) -> Floats:
+    """The kernel of a motion blur: `length` in pixels, `angle` in radians; it sums to 1."""
     reach = length / 2
-    angle = rng.uniform(0, np.pi)
-    steps = np.linspace(-reach, reach, 2 * int(np.ceil(4 * reach)) + 1)
-    half = int(np.ceil(reach)) + 1
+    half, steps = math.ceil(reach) + 1, max(1, math.ceil(4 * reach))
     kernel = np.zeros((2 * half + 1, 2 * half + 1), np.float32)
-    rows = np.rint(half + steps * np.sin(angle)).astype(int)
-    columns = np.rint(half + steps * np.cos(angle)).astype(int)
-    np.add.at(kernel, (rows, columns), 1 / len(steps))
+    # Streaks are a few pixels long: too few for NumPy to be faster.
+    for step in range(-steps, steps + 1):
+        along = reach * step / steps
+        row, column = round(along * math.sin(angle)), round(along * math.cos(angle))
+        kernel[half + row, half + column] += 1 / (2 * steps + 1)
     return kernel
 
 

@@ -19,9 +19,11 @@ import zlib
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pandas as pd
 
 from signs.errors import UserError
+from signs.images import Region
 
 DATA = Path("data")
 LABELS = Path(__file__).parent / "labels"
@@ -94,6 +96,14 @@ def read(name: str, data: Path = DATA) -> Dataset:
     _check_count(name, table)
     names = _names(folder, name, sorted(table["class_id"].unique()), folder_names)
     return Dataset(folder, table, names, problems)
+
+
+def regions(table: pd.DataFrame) -> list[Region | None]:
+    """The sign's place on each photo; None where it is the whole image."""
+    return [
+        None if np.isnan(region[0]) else (region[0], region[1], region[2], region[3])
+        for region in table[COLUMNS[4:]].to_numpy(dtype=float)
+    ]
 
 
 class Reader:

@@ -134,21 +134,18 @@ def draw_reliability(
 
 
 def draw_strangers(own: Floats, strange: Floats, threshold: float, path: Path) -> None:
-    """Save the confidence in own photos and in strangers, and where "unknown" begins."""
+    """Save the energy scores of own photos and of strangers, and where "unknown" begins."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(1100 / UNIT, 360 / UNIT), dpi=DPI, layout="constrained")
         axes = figure.subplots()
-        # Confidence crowds below 1: the distance from it, on a logarithmic scale, shows more.
-        ends = np.linspace(-5, 0, 61).tolist()
+        low, high = min(own.min(), strange.min()), max(own.max(), strange.max())
+        ends = np.linspace(low, high + 1e-6, 61).tolist()
         for values, colour, label in ((own, BLUE, "own"), (strange, RED, "strangers")):
-            place = np.log10(np.clip(1 - values, 1e-5, 1))
             weights = np.full(len(values), 1 / len(values))
-            axes.hist(place, ends, weights=weights, color=colour, alpha=0.6, label=label)
-        limit = np.log10(np.clip(1 - threshold, 1e-5, 1))
-        axes.axvline(limit, color=DARK, linewidth=1, linestyle=(0, (4, 3)))
-        axes.text(limit, 1.01, "unknown →", transform=axes.get_xaxis_transform())
-        axes.set_xticks(range(-5, 1), ["≥ 0.99999", "0.9999", "0.999", "0.99", "0.9", "0"])
-        axes.set(xlabel="confidence", ylabel="share of the photos", xlim=(-5, 0))
+            axes.hist(values, ends, weights=weights, color=colour, alpha=0.6, label=label)
+        axes.axvline(threshold, color=DARK, linewidth=1, linestyle=(0, (4, 3)))
+        axes.text(threshold, 1.01, "← unknown", ha="right", transform=axes.get_xaxis_transform())
+        axes.set(xlabel="energy score", ylabel="share of the photos")
         axes.legend(loc="upper center")
         axes.grid(axis="y")
         _save(figure, path)

@@ -77,8 +77,10 @@ class Synthesize(Block):
     fade: Fraction
     wear: Fraction
     occlusion: Fraction
+    aliasing: Fraction
     blur: Annotated[Range, _within(0, 0.2)]
     noise: Annotated[Range, _within(0, 1)]
+    mosaic: Fraction
     quality: Annotated[Range, _within(1, 100)]
 
 
@@ -199,8 +201,11 @@ class Evaluate(Block):
     agreement: Positive
     gallery: Count
     corruption_photos: Annotated[int, Field(ge=0)]
-    strangers: FolderName
-    stranger_photos: Annotated[int, Field(ge=0)]
+    elsewhere: FolderName
+    elsewhere_photos: Annotated[int, Field(ge=0)]
+    elsewhere_tracks: Literal["all", "odd", "even"]
+    committee: list[Annotated[str, Field(pattern=r"^[^-].*$")]]
+    shifts: Annotated[int, Field(ge=0, le=8)]
 
 
 class Params(Block):
@@ -213,11 +218,11 @@ class Params(Block):
     evaluate: Evaluate
 
     @model_validator(mode="after")
-    def _has_strangers(self) -> "Params":
-        if self.evaluate.stranger_photos and self.evaluate.strangers == self.dataset:
+    def _goes_elsewhere(self) -> "Params":
+        if self.evaluate.elsewhere_photos and self.evaluate.elsewhere == self.dataset:
             raise ValueError(
-                f"evaluate.strangers and dataset are both {self.dataset!r}, so there are no "
-                "strangers; name another set or set evaluate.stranger_photos to 0"
+                f"evaluate.elsewhere and dataset are both {self.dataset!r}; "
+                "name another set or set evaluate.elsewhere_photos to 0"
             )
         return self
 

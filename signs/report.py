@@ -244,16 +244,17 @@ def _strangers(metrics: Path, evaluated: Json, params: Json) -> str:
     test = evaluated.get("test", {})
     text = (
         f"<p>{_percent(test.get('strangers_refused'))} of {_count(test.get('strangers'))} photos "
-        f"of the set {_text(params.get('evaluate', {}).get('strangers'))}, of classes whose names "
+        f"of the set {_text(params.get('evaluate', {}).get('elsewhere'))}, of classes whose names "
         'the network has never met, are "unknown"; '
         f"{_percent(test.get('strangers_refused_at_99'))} are if 99 % of the test photos shall be "
         f"known. AUROC: {_number(test.get('strangers_auroc'), 4)}, the probability that a test "
-        "photo has a higher confidence than a stranger.</p>\n"
+        "photo has a higher energy score than a stranger.</p>\n"
     )
     picture = _picture(
         metrics / "evaluate/strangers.png",
-        "Histograms of the confidence in test photos and in strangers",
-        "Confidence in the test photos and in the strangers. Right of the line: unknown.",
+        "Histograms of the energy scores of test photos and of strangers",
+        "Energy scores, which tell whether a photo is like those of the training, of the test "
+        "photos and of the strangers. Left of the line: unknown.",
     )
     rows = [
         [name, _count(photos), _percent(refused), _number(confidence, 3), answer]

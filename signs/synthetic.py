@@ -8,10 +8,11 @@ Nothing is ever flipped, for that changes the meaning of eight classes.
 """
 
 import math
+import random
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -26,18 +27,16 @@ from signs.params import Range, Synthesize
 TEMPLATES = Path(__file__).parent / "templates"
 TEMPLATE_SIDE = 128
 NO_SIGN = 1000
-NOISE = 2**20
+RANDOM_NUMBERS = 2**20
 
-# A colour's grey part, and a turn about the grey axis, as matrices for BGR.
-GREY = np.full((3, 3), 1 / 3)
-CROSS = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
-REST = np.eye(3) - GREY
-SQUARE = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], float)
+SQUARE = (-1, -1), (1, -1), (1, 1), (-1, 1)
 FRAME = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32)
+# Of clouds behind a sign, in cells a side: from soft light to leaves.
+GRAINS = ((2,), (3, 7), (2, 9, 17), (8, 16), (16, 31))
 
 # float32 throughout, but OpenCV's type hints do not say so.
 Floats = npt.NDArray[Any]
-Random = np.random.Generator
+T = TypeVar("T")
 
 
 class TemplateError(UserError):
@@ -107,89 +106,119 @@ def _pyramid(drawing: Path) -> list[Floats]:
     return levels
 
 
+class Dice(random.Random):
+    """The chance of one photo; for single numbers much faster than NumPy's generators."""
+
+    def within(self, limits: Range) -> float:
+        """A value of the range."""
+        return self.uniform(limits.low, limits.high)
+
+    def either_way(self, most: float) -> float:
+        """`-most` to `most`."""
+        return self.uniform(-most, most)
+
+    def below(self, count: int) -> int:
+        """0 to `count - 1`."""
+        return int(count * self.random())
+
+    def one_of(self, choices: Sequence[T]) -> T:
+        """Any of them."""
+        return choices[self.below(len(choices))]
+
+
 def render(settings: Synthesize, labels: str, class_id: int, index: int) -> bytes:
     """One photo of a sign as a JPEG file, the same for the same arguments.
 
     Class `NO_SIGN` is a background, with an edge of some sign perhaps.
     """
-    rng = np.random.default_rng([settings.seed, class_id, index])
-    photo = _photograph(settings, labels, class_id, rng)
-    quality = round(_uniform(rng, settings.quality))
+    dice = Dice(f"{settings.seed} {class_id} {index}")
+    photo = _photograph(settings, labels, class_id, dice)
+    quality = round(dice.within(settings.quality))
     return cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
-def _uniform(rng: Random, limits: Range) -> float:
-    return float(rng.uniform(limits.low, limits.high))
-
-
-def _photograph(settings: Synthesize, labels: str, class_id: int, rng: Random) -> Image:
+def _photograph(settings: Synthesize, labels: str, class_id: int, dice: Dice) -> Image:
     # As many small frames as large ones on a logarithmic scale: a car sees a sign grow.
-    side = round(settings.size.low * (settings.size.high / settings.size.low) ** rng.random())
-    light = _level(settings, rng)
-    scene = _background(settings, rng, labels, side, light)
+    side = round(settings.size.low * (settings.size.high / settings.size.low) ** dice.random())
+    light = _level(settings, dice)
+    scene = _background(settings, dice, labels, side, light)
     if class_id != NO_SIGN:
-        drawing = _one_of(drawings(labels)[class_id], rng)
-        scene = _paint(settings, rng, scene, drawing, _corners(settings, rng, side), light)
-    if rng.random() < settings.occlusion:
-        scene = _occlude(rng, scene, light)
-    scene = cv2.multiply(scene, _as_colour(_shade(settings, rng, side)))
+        drawing = dice.one_of(drawings(labels)[class_id])
+        scene = _paint(settings, dice, scene, drawing, _corners(settings, dice, side), light)
+    if dice.random() < settings.occlusion:
+        scene = _occlude(dice, scene, light)
+    scene = cv2.multiply(scene, _as_colour(_shade(settings, dice, side)))
     # Stray light in the lens lifts the blacks.
-    haze = settings.haze * rng.random() * min(light, 255)
-    return _expose(settings, rng, scene + haze, light)
+    haze = settings.haze * dice.random() * min(light, 255)
+    photo = _expose(settings, dice, scene, haze, light)
+    return _mosaic(photo) if dice.random() < settings.mosaic else photo
 
 
-def _level(settings: Synthesize, rng: Random) -> float:
+def _level(settings: Synthesize, dice: Dice) -> float:
     """Grey level of white paint, uniform on a logarithmic scale: dark signs are common."""
     low, high = settings.brightness.low, settings.brightness.high
-    return float(low * (high / low) ** rng.random())
+    return float(low * (high / low) ** dice.random())
 
 
-def _corners(settings: Synthesize, rng: Random, side: int) -> Floats:
-    """Where the drawing's four corners come to lie, float32 (4, 2) in pixels."""
-    half = side * (0.5 - _uniform(rng, settings.margin))
-    either = rng.uniform(-1, 1, 13)
-    square = SQUARE * (half * (1 + settings.aspect * either[:2]))
-    square += either[2:10].reshape(4, 2) * (settings.perspective * half)
-    angle = math.radians(settings.rotation) * either[10]
+def _corners(
+    settings: Synthesize, dice: Dice, side: int, offset: tuple[float, float] = (0, 0)
+) -> Floats:
+    """Where the drawing's four corners come to lie, float32 (4, 2) in pixels.
+
+    `offset`, in sides, is how far the sign lies off the frame's middle.
+    """
+    half = side * (0.5 - dice.within(settings.margin))
+    width = half * (1 + dice.either_way(settings.aspect))
+    height = half * (1 + dice.either_way(settings.aspect))
+    slant = settings.perspective * half
+    angle = math.radians(dice.either_way(settings.rotation))
     cosine, sine = math.cos(angle), math.sin(angle)
-    turn = np.array([[cosine, sine], [-sine, cosine]])
-    corners: Floats = square @ turn + side * (0.5 + settings.shift * either[11:])
-    return corners.astype(np.float32)
-
-
-def _one_of(paths: Sequence[Path], rng: Random) -> Path:
-    return paths[int(rng.integers(len(paths)))]
+    left = side * (0.5 + offset[0] + dice.either_way(settings.shift))
+    top = side * (0.5 + offset[1] + dice.either_way(settings.shift))
+    corners = []
+    for right, down in SQUARE:
+        x = right * width + dice.either_way(slant)
+        y = down * height + dice.either_way(slant)
+        corners.append((left + cosine * x - sine * y, top + sine * x + cosine * y))
+    return np.array(corners, np.float32)
 
 
 def _paint(
-    settings: Synthesize, rng: Random, scene: Floats, drawing: Path, corners: Floats, light: float
+    settings: Synthesize, dice: Dice, scene: Floats, drawing: Path, corners: Floats, light: float
 ) -> Floats:
     """Put a sign, in faded or strong colours and unevenly worn, into the scene."""
     side, levels = len(scene), _pyramid(drawing)
-    # The smallest level that is not smaller than the sign, which fills about 0.8 of the frame.
-    tile = next((t for t in reversed(levels) if len(t) >= 0.8 * side), levels[0])
+    if dice.random() < settings.aliasing:
+        tile = levels[0]
+    else:
+        # The smallest level that is not smaller than the sign, which fills about 0.8 of the frame.
+        tile = next((t for t in reversed(levels) if len(t) >= 0.8 * side), levels[0])
     matrix = cv2.getPerspectiveTransform(FRAME * len(tile), corners)
     layer = cv2.warpPerspective(tile, matrix, (side, side), flags=cv2.INTER_LINEAR)
 
-    fading = settings.fade * rng.random() ** 2
-    # Neither the sun's colour nor the camera's white balance is neutral.
-    light_of = (1 + 0.1 * rng.uniform(-1, 1, (3, 1))) * ((1 - fading) * light / 255)
-    angle = math.radians(settings.hue) * rng.uniform(-1, 1)
-    colours = np.empty((3, 4))
-    colours[:, :3] = _hue_and_saturation(angle, _uniform(rng, settings.saturation)) * light_of
-    colours[:, 3] = fading * 0.8 * light
-    left = 1 - settings.wear * rng.random() * _clouds(rng, side, (4, 12))
-    paint = cv2.multiply(cv2.transform(layer, colours), _as_colour(left))
-    behind = cv2.multiply(scene, _as_colour(1 - cv2.extractChannel(layer, 3)))
-    return cv2.add(behind, paint)
+    fading = settings.fade * dice.random() ** 2
+    angle = math.radians(dice.either_way(settings.hue))
+    mixing = _hue_and_saturation(angle, dice.within(settings.saturation))
+    colours = []
+    for row in mixing:
+        # Neither the sun's colour nor the camera's white balance is neutral.
+        tint = (1 + dice.either_way(0.1)) * (1 - fading) * light / 255
+        colours.append([tint * share for share in row])
+    # OpenCV mixes three channels to three several times as fast as four or one to three.
+    paint = cv2.transform(cv2.cvtColor(layer, cv2.COLOR_BGRA2BGR), np.array(colours))
+    covered = _as_colour(cv2.extractChannel(layer, 3))
+    paint = cv2.scaleAdd(covered, fading * 0.8 * light, paint)
+    left = 1 - (settings.wear * dice.random()) * _clouds(dice, side, (4, 12))
+    paint = cv2.multiply(paint, _as_colour(left))
+    return cv2.add(cv2.subtract(scene, cv2.multiply(scene, covered)), paint)
 
 
-def _hue_and_saturation(angle: float, saturation: float) -> npt.NDArray[np.float64]:
+def _hue_and_saturation(angle: float, saturation: float) -> tuple[tuple[float, ...], ...]:
     """A matrix for BGR colours that leaves greys alone: turn about the grey axis, and stretch."""
-    matrix: npt.NDArray[np.float64] = (
-        GREY + (saturation * math.cos(angle)) * REST + (saturation * math.sin(angle)) * CROSS
-    )
-    return matrix
+    along, across = saturation * math.cos(angle), saturation * math.sin(angle) / math.sqrt(3)
+    rest = (1 - along) / 3
+    same, before, after = rest + along, rest - across, rest + across
+    return (same, before, after), (after, same, before), (before, after, same)
 
 
 def _as_colour(grey: Floats) -> Floats:
@@ -198,44 +227,51 @@ def _as_colour(grey: Floats) -> Floats:
     return colour
 
 
-def _clouds(rng: Random, side: int, grids: tuple[int, ...]) -> Floats:
+def _clouds(dice: Dice, side: int, grids: tuple[int, ...]) -> Floats:
     """Smooth noise of several grain sizes in 0..1, float32 (side, side)."""
-    clouds = np.zeros((1, 1), np.float32)
+    clouds: Floats = np.zeros((1, 1), np.float32)
     for grid in grids:
-        coarser = cv2.resize(clouds, (grid, grid), interpolation=cv2.INTER_LINEAR)
-        clouds = coarser + rng.random((grid, grid), np.float32)
+        clouds = cv2.resize(clouds, (grid, grid), interpolation=cv2.INTER_LINEAR)
+        clouds += _piece(_uniform(), dice, (grid, grid))
     cv2.normalize(clouds, clouds, 0, 1, cv2.NORM_MINMAX)
     return cv2.resize(clouds, (side, side), interpolation=cv2.INTER_LINEAR)
 
 
-def _background(settings: Synthesize, rng: Random, labels: str, side: int, light: float) -> Floats:
+def _background(settings: Synthesize, dice: Dice, labels: str, side: int, light: float) -> Floats:
     """Sky, leaves, walls and what else may stand behind a sign, float32 (side, side, 3)."""
     # Seldom lit as the sign is: it may stand in the shade before a bright sky.
-    own_light = light if rng.random() < 0.5 else _level(settings, rng)
-    first, second, third, *others = own_light * _colours(rng, 6)
-    if rng.random() < 0.8:
-        grids = ((2,), (3, 7), (2, 9, 17), (8, 16), (16, 31))[rng.integers(5)]
-        contrast = float(rng.uniform(1, 6))
-        mask = (_clouds(rng, side, grids) - 0.5) * contrast + 0.5
-        mask = _limited(mask)
-        scene: Floats = cv2.transform(mask, np.column_stack([second - first, first]))
+    own_light = light if dice.random() < 0.4 else _level(settings, dice)
+    first = _colour(dice, own_light)
+    if dice.random() < 0.8:
+        contrast = dice.uniform(1, 6)
+        clouds = _clouds(dice, side, dice.one_of(GRAINS))
+        clouds *= contrast
+        clouds += 0.5 - contrast / 2
+        there = _colour(dice, own_light)
+        change = [[there[i] - first[i], 0, 0, first[i]] for i in range(3)]
+        scene: Floats = cv2.transform(_as_colour(_limited(clouds)), np.array(change))
     else:
         scene = np.empty((side, side, 3), np.float32)
         scene[:] = first
-    for colour in others[: rng.integers(4)]:
-        start, end = rng.integers(-side // 4, side * 5 // 4, (2, 2)).tolist()
-        if rng.random() < 0.5:
-            width = int(rng.integers(1, max(2, side // 6)))
-            cv2.line(scene, start, end, colour.tolist(), width, cv2.LINE_AA)
+    for _ in range(dice.below(4)):
+        colour, start, end = _colour(dice, own_light), _point(dice, side), _point(dice, side)
+        if dice.random() < 0.5:
+            width = 1 + dice.below(max(1, side // 6 - 1))
+            cv2.line(scene, start, end, colour, width, cv2.LINE_AA)
         else:
-            cv2.rectangle(scene, start, end, colour.tolist(), -1)
-    if rng.random() < 0.5:
-        half, middle = side * rng.uniform(0.02, 0.06), side * rng.uniform(0.45, 0.55)
+            cv2.rectangle(scene, start, end, colour, -1)
+    if dice.random() < 0.5:
+        half, middle = side * dice.uniform(0.02, 0.06), side * dice.uniform(0.45, 0.55)
         post = (int(middle - half), side // 2), (int(middle + half), side)
-        cv2.rectangle(scene, *post, third.tolist(), -1)
-    if rng.random() < 0.4:
-        scene = _neighbour(settings, rng, labels, scene, light)
+        cv2.rectangle(scene, *post, _colour(dice, own_light), -1)
+    if dice.random() < 0.4:
+        scene = _neighbour(settings, dice, labels, scene, light)
     return scene
+
+
+def _point(dice: Dice, side: int) -> tuple[int, int]:
+    """In the frame or near it, in pixels."""
+    return int(side * dice.uniform(-0.25, 1.25)), int(side * dice.uniform(-0.25, 1.25))
 
 
 def _limited(values: Floats) -> Floats:
@@ -245,54 +281,50 @@ def _limited(values: Floats) -> Floats:
     return values
 
 
-def _occlude(rng: Random, scene: Floats, light: float) -> Floats:
+def _occlude(dice: Dice, scene: Floats, light: float) -> Floats:
     """A branch, a wire, a sticker or leaves before the sign; most of it stays visible."""
-    side = len(scene)
-    colour = (light * _colours(rng, 1)[0]).tolist()
-    start, end = rng.integers(0, side, (2, 2)).tolist()
-    kind = rng.integers(3)
+    side, colour = len(scene), _colour(dice, light)
+    start, end = ((dice.below(side), dice.below(side)) for _ in range(2))
+    kind = dice.below(3)
     if kind == 0:
-        cv2.line(scene, start, end, colour, int(rng.integers(1, max(2, side // 12))), cv2.LINE_AA)
+        cv2.line(scene, start, end, colour, 1 + dice.below(max(1, side // 12 - 1)), cv2.LINE_AA)
     elif kind == 1:
-        extent = rng.uniform(0.08, 0.3, 2) * side
-        corner = (np.array(start) + extent).astype(int).tolist()
+        corner = [int(place + side * dice.uniform(0.08, 0.3)) for place in start]
         cv2.rectangle(scene, start, corner, colour, -1)
     else:
         # Only what grows in from outside: leaves in the middle would hide the pictogram.
         from_rim = np.abs(_axis(side))
-        leaves = _clouds(rng, side, (5, 9)) + np.maximum.outer(from_rim, from_rim) > 1.45
+        leaves = _clouds(dice, side, (5, 9)) + np.maximum.outer(from_rim, from_rim) > 1.45
         scene[leaves] = colour
     return scene
 
 
 def _neighbour(
-    settings: Synthesize, rng: Random, labels: str, scene: Floats, light: float
+    settings: Synthesize, dice: Dice, labels: str, scene: Floats, light: float
 ) -> Floats:
     """Another sign, of which the frame shows an edge: posts often carry two or three."""
-    side = len(scene)
-    others = [path for paths in drawings(labels).values() for path in paths]
-    along, across = rng.uniform(-0.3, 0.3), rng.uniform(0.85, 1.0)
-    offset = ((along, across), (along, -across), (across, along), (-across, along))
-    corners = _corners(settings, rng, side)
-    corners += side * np.array(offset[rng.integers(4)], np.float32)
-    return _paint(settings, rng, scene, _one_of(others, rng), corners, light)
+    along, across = dice.either_way(0.3), dice.uniform(0.85, 1.0)
+    where = dice.one_of(((along, across), (along, -across), (across, along), (-across, along)))
+    corners = _corners(settings, dice, len(scene), where)
+    other = dice.one_of(list(drawings(labels).values()))
+    return _paint(settings, dice, scene, dice.one_of(other), corners, light)
 
 
-def _colours(rng: Random, count: int) -> Floats:
-    """Colours as streets have them, mostly near grey, in shares of white, float32 (count, 3)."""
-    grey = rng.random((count, 1))
-    tint = rng.uniform(-1, 1, (count, 3)) * rng.random((count, 1)) ** 2
-    return (grey + 0.5 * tint).clip(0, 1).astype(np.float32)
+def _colour(dice: Dice, light: float) -> tuple[float, float, float]:
+    """A colour as streets have them, mostly near grey."""
+    # Squared, roughly: trees and houses are darker than signs.
+    grey, tint = dice.random() ** 1.7, 0.5 * dice.random() ** 2
+    blue, green, red = (light * min(1, max(0, grey + dice.either_way(tint))) for _ in range(3))
+    return blue, green, red
 
 
-def _shade(settings: Synthesize, rng: Random, side: int) -> Floats:
+def _shade(settings: Synthesize, dice: Dice, side: int) -> Floats:
     """Share of the light that arrives, soft or with a shadow's edge, float32 (side, side)."""
-    angle, steepness = rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 1) ** -4
+    angle, steepness = dice.uniform(0, 2 * math.pi), dice.uniform(0.5, 1) ** -4
     axis = _axis(side)
-    edge: Floats = np.add.outer(
-        axis * (math.sin(angle) * steepness) + rng.random(), axis * (math.cos(angle) * steepness)
-    )
-    return 1 - settings.shade * rng.random() * _limited(edge)
+    across, along = axis * (math.sin(angle) * steepness), axis * (math.cos(angle) * steepness)
+    edge: Floats = np.add.outer(across + dice.random(), along)
+    return 1 - (settings.shade * dice.random()) * _limited(edge)
 
 
 @cache
@@ -300,26 +332,49 @@ def _axis(side: int) -> Floats:
     return np.linspace(-1, 1, side, dtype=np.float32)
 
 
-def _expose(settings: Synthesize, rng: Random, photo: Floats, light: float) -> Image:
-    """Blur, lose what is too bright and add noise, in the order of lens, sensor and wires."""
+def _expose(settings: Synthesize, dice: Dice, scene: Floats, haze: float, light: float) -> Image:
+    """Blur, add noise and lose what is too bright, in the order of lens and sensor."""
     # Relative to the side, else small frames would be wiped out and large ones untouched.
     # Squared, because most photos are sharp.
     low, high = settings.blur.low, settings.blur.high
-    strength = (low + (high - low) * rng.random() ** 2) * len(photo)
-    if rng.random() < 0.5:
-        photo = cv2.GaussianBlur(photo, (0, 0), max(strength, 0.05))
+    strength = (low + (high - low) * dice.random() ** 2) * len(scene)
+    if dice.random() < 0.5:
+        scene = cv2.GaussianBlur(scene, (0, 0), max(strength, 0.05))
     else:
-        photo = cv2.filter2D(photo, -1, streak(strength * 3, rng))
-    start = int(rng.integers(NOISE - photo.size))
-    noise = _noise()[start : start + photo.size].reshape(photo.shape)
-    strength = _uniform(rng, settings.noise) * min(light, 255)
+        scene = cv2.filter2D(scene, -1, streak(strength * 3, dice.uniform(0, math.pi)))
+    noise = _piece(_normal(), dice, scene.shape)
+    strength = dice.within(settings.noise) * min(light, 255)
     # To 0..255 in whole numbers, as OpenCV does it.
     return cv2.addWeighted(  # type: ignore[return-value]
-        np.clip(photo, 0, 255), 1, noise, strength, 0, dtype=cv2.CV_8U
+        scene, 1, noise, strength, haze, dtype=cv2.CV_8U
     )
 
 
+def _mosaic(photo: Image) -> Image:
+    """What a sensor sees whose pixels have one colour each (B. E. Bayer, US patent 3971065).
+
+    The other two are guessed from the neighbours, which gives fine details coloured fringes.
+    """
+    seen = photo[:, :, 1].copy()
+    seen[::2, ::2] = photo[::2, ::2, 2]
+    seen[1::2, 1::2] = photo[1::2, 1::2, 0]
+    return cv2.cvtColor(seen, cv2.COLOR_BayerRGGB2BGR)  # type: ignore[return-value]
+
+
+def _piece(of: Floats, dice: Dice, shape: tuple[int, ...]) -> Floats:
+    """A piece of a long row of random numbers: to draw them anew takes ten times as long."""
+    size = math.prod(shape)
+    start = dice.below(len(of) - size)
+    return of[start : start + size].reshape(shape)
+
+
 @cache
-def _noise() -> Floats:
-    """Normal noise to cut pieces from: drawing it anew for each photo takes a tenth of the time."""
-    return np.random.default_rng(0).standard_normal(NOISE, np.float32)
+def _normal() -> Floats:
+    """Normal, of variance 1."""
+    return np.random.default_rng(0).standard_normal(RANDOM_NUMBERS, np.float32)
+
+
+@cache
+def _uniform() -> Floats:
+    """Uniform, 0 to 1."""
+    return np.random.default_rng(1).random(RANDOM_NUMBERS, np.float32)

@@ -17,10 +17,13 @@ import pandas as pd
 from signs import (
     calibration,
     classifier,
+    committee,
     corruptions,
     datasets,
     diagrams,
+    elsewhere,
     images,
+    measures,
     model_card,
     params,
     prepared,
@@ -28,7 +31,6 @@ from signs import (
     report,
     saliency,
     splits,
-    strangers,
 )
 from signs.errors import UserError, run_stage
 
@@ -51,9 +53,10 @@ HEADLINE = [
     "ece_uncalibrated",
     "corrupted_accuracy",
     "strangers_refused",
+    "elsewhere_accuracy",
+    "committee_accuracy",
 ]
 
-REGION = ["left", "top", "right", "bottom"]
 # Enough to meet a disagreement; Keras needs seconds for them where ONNX Runtime needs one.
 AGREEMENT_IMAGES = 1000
 
@@ -78,29 +81,35 @@ def evaluate() -> None:
     predictions.to_csv(PREDICTIONS, index=False, float_format="%.6f")
 
     on = {name: (samples["split"] == name).to_numpy() for name in (splits.VALIDATION, splits.TEST)}
-    measured = {
-        name: _measure(samples[rows], logits[rows], model.about) for name, rows in on.items()
-    }
+    measured = {name: _measure(samples[rows], logits[rows], model) for name, rows in on.items()}
     if settings.evaluate.corruption_photos:
         table = _corrupt(model, samples[on[splits.TEST]], data, settings.evaluate)
         measured[splits.TEST]["corrupted_accuracy"] = round(float(table["accuracy"].mean()), 5)
-    if settings.evaluate.stranger_photos:
-        measured[splits.TEST] |= _meet_strangers(
-            model, predictions[on[splits.TEST]]["confidence"].to_numpy(), settings.evaluate
-        )
+    asked = settings.evaluate
+    if asked.elsewhere_photos:
+        own = classifier.energy_scores(logits[on[splits.TEST]])
+        strange, measured["elsewhere"] = _go_elsewhere(model, own, asked)
+        measured[splits.TEST] |= strange
+    if asked.committee or asked.shifts:
+        measured["committee"] = _ask_committee(model, samples, data, asked)
     details = {
-        **measured,
+        **{name: found for name, found in measured.items() if found},
         "temperature": model.about.temperature,
         "threshold": model.about.threshold,
+        "energy_threshold": model.about.energy_threshold,
         **agreement,
     }
     _write_json(METRICS / "details.json", details)
-    figures = measured[splits.TEST]
+    figures = measured[splits.TEST].copy()
+    for part in ("elsewhere", "committee"):
+        if measured.get(part):
+            figures[f"{part}_accuracy"] = measured[part]["accuracy"]
     _write_json(METRICS / "metrics.json", {k: figures[k] for k in HEADLINE if k in figures})
     test = predictions[on[splits.TEST]]
-    classes = _class_table(test, data)
+    classes = measures.by_class(test, data.labels)
     classes.to_csv(METRICS / "classes.csv", index=False, float_format="%.4f")
-    _confusions(test, data).to_csv(METRICS / "confusions.csv", index=False, float_format="%.4f")
+    pairs = measures.confusions(test, data.labels)
+    pairs.to_csv(METRICS / "confusions.csv", index=False, float_format="%.4f")
     _draw(test, logits[on[splits.TEST]], classes, measured[splits.TEST], model)
     _draw_mistakes(model, test, data, settings.evaluate.gallery)
     used = _settings(settings, model.about)
@@ -111,15 +120,49 @@ def evaluate() -> None:
     print(_summary(measured[splits.TEST]))
 
 
-def _meet_strangers(
+def _go_elsewhere(
     model: classifier.Classifier, own: npt.NDArray[np.float64], settings: params.Evaluate
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Strangers, and the network's classes, in another photo set; tables and a picture.
+
+    Args:
+        model: the exported classifier.
+        own: (N,) energy scores of the test photos.
+        settings: which set, and how much of it.
+
+    Returns:
+        Figures of the strangers and of the others; each is empty if there are none.
+    """
+    found, logits = elsewhere.answers(
+        model,
+        settings.elsewhere,
+        settings.elsewhere_photos,
+        settings.elsewhere_tracks,
+        settings.batch_size,
+    )
+    strange = (found["label"] == elsewhere.STRANGER).to_numpy()
+    refused, figures = {}, {}
+    if strange.any():
+        refused = _meet_strangers(model, own, found[strange], logits[strange])
+    if not strange.all():
+        figures = _measure(found[~strange], logits[~strange], model)
+    return refused, figures
+
+
+def _meet_strangers(
+    model: classifier.Classifier,
+    own: npt.NDArray[np.float64],
+    found: pd.DataFrame,
+    logits: npt.NDArray[np.float32],
 ) -> dict[str, float]:
     """Whether signs that the network does not know are "unknown"; a table and a picture."""
-    found = strangers.answers(
-        model, settings.strangers, settings.stranger_photos, settings.batch_size
+    energy = classifier.energy_scores(logits)
+    confidence = classifier.probabilities(logits, model.about.temperature).max(axis=1)
+    found = found.assign(
+        refused=~model.known(logits),
+        confidence=confidence,
+        answer=np.array(model.about.names)[logits.argmax(axis=1)],
     )
-    strange = found["confidence"].to_numpy()
-    found["refused"] = strange < model.about.threshold
     by_name = found.groupby("name", sort=False)
     table = pd.DataFrame(
         {
@@ -132,16 +175,52 @@ def _meet_strangers(
     table.sort_values("refused", kind="stable").to_csv(
         METRICS / "strangers.csv", float_format="%.4f"
     )
-    diagrams.draw_strangers(own, strange, model.about.threshold, METRICS / "strangers.png")
+    diagrams.draw_strangers(own, energy, model.about.energy_threshold, METRICS / "strangers.png")
     figures = {
         "strangers_refused": found["refused"].mean(),
-        "strangers_refused_at_99": strangers.refused_at(0.99, own, strange),
-        "strangers_auroc": strangers.auroc(own, strange),
+        "strangers_refused_at_99": elsewhere.refused_at(0.99, own, energy),
+        "strangers_auroc": elsewhere.auroc(own, energy),
     }
-    return {
-        "strangers": len(found),
-        **{name: round(float(value), 5) for name, value in figures.items()},
-    }
+    return {"strangers": len(found), **measures.rounded(figures)}
+
+
+def _ask_committee(
+    model: classifier.Classifier,
+    samples: pd.DataFrame,
+    data: prepared.Prepared,
+    settings: params.Evaluate,
+) -> dict[str, float]:
+    """What the mean of several classifiers' and places' answers is worth, and what it costs.
+
+    Raises:
+        UserError: a classifier is missing or was trained otherwise.
+    """
+    members = [model, *committee.fetch(settings.committee, model.about)]
+    together = committee.Committee(members, settings.shifts)
+    rows, parts = samples.index.to_numpy(), []
+    with progress.bar(len(rows), "committee", " images") as bar:
+        for start in range(0, len(rows), settings.batch_size):
+            batch = rows[start : start + settings.batch_size]
+            parts.append(together.logits(data.images[batch]))
+            bar.update(len(batch))
+    logits, labels = np.concatenate(parts), samples["label"].to_numpy()
+    on_test = (samples["split"] == splits.TEST).to_numpy()
+    temperature = calibration.fit_temperature(logits[~on_test], labels[~on_test])
+    figures = measures.figures(labels[on_test], logits[on_test], temperature)
+    if settings.elsewhere_photos:
+        found, strange = elsewhere.answers(
+            together,
+            settings.elsewhere,
+            settings.elsewhere_photos,
+            settings.elsewhere_tracks,
+            settings.batch_size,
+        )
+        strange = strange[found["label"] == elsewhere.STRANGER]
+        if len(strange):
+            own, others = (classifier.energy_scores(x) for x in (logits[on_test], strange))
+            figures["strangers_refused_at_99"] = round(elsewhere.refused_at(0.99, own, others), 5)
+            figures["strangers_auroc"] = round(elsewhere.auroc(own, others), 5)
+    return {"classifiers": len(members), "passes": together.passes, **figures}
 
 
 def _corrupt(
@@ -165,7 +244,7 @@ def _corrupt(
     example: tuple[images.Image, images.Region | None] | None = None
     with progress.bar(len(test), "corrupt", " photos") as bar:
         for row, (file, label, region) in enumerate(
-            zip(test["file"], test["label"], _regions(test), strict=True)
+            zip(test["file"], test["label"], datasets.regions(test), strict=True)
         ):
             photo = corruptions.shrink(images.decode(reader.read(file)))
             inputs = model.prepare(
@@ -184,13 +263,6 @@ def _corrupt(
     pictures = corruptions.all_variants(example[0], 0, example[1])
     diagrams.draw_corruptions(example[0], pictures, table, METRICS / "corruptions.jpg")
     return table
-
-
-def _regions(samples: pd.DataFrame) -> list[images.Region | None]:
-    return [
-        None if np.isnan(region[0]) else (region[0], region[1], region[2], region[3])
-        for region in samples[REGION].to_numpy(dtype=float)
-    ]
 
 
 def _settings(settings: params.Params, about: classifier.About) -> dict[str, Any]:
@@ -221,7 +293,7 @@ def _predict(
         for start in range(0, len(samples), batch_size):
             batch = samples.iloc[start : start + batch_size]
             photos = [images.decode(reader.read(file)) for file in batch["file"]]
-            inputs = model.prepare(photos, _regions(batch))
+            inputs = model.prepare(photos, datasets.regions(batch))
             if not np.array_equal(inputs, data.images[batch.index]):
                 raise UserError(
                     f"{data.dataset}: photos are prepared otherwise than for training. "
@@ -272,6 +344,23 @@ def _compare_with_keras(
     }
 
 
+def _measure(
+    samples: pd.DataFrame, logits: npt.NDArray[np.float32], model: classifier.Classifier
+) -> dict[str, float]:
+    """All figures of a set of photos, with what "unknown" costs and brings."""
+    labels = samples["label"].to_numpy()
+    known, correct = model.known(logits), logits.argmax(axis=1) == labels
+    shares = {
+        "known": known.mean(),
+        "known_precision": correct[known].mean() if known.any() else 1.0,
+    }
+    return {
+        "groups": samples["group"].nunique(),
+        **measures.figures(labels, logits, model.about.temperature),
+        **measures.rounded(shares),
+    }
+
+
 def _table(
     model: classifier.Classifier, samples: pd.DataFrame, logits: npt.NDArray[np.float32]
 ) -> pd.DataFrame:
@@ -282,86 +371,9 @@ def _table(
     table["prediction"] = np.array(model.about.class_ids)[answer]
     table["predicted_label"] = answer
     table["confidence"] = probabilities.max(axis=1)
-    table["known"] = table["confidence"] >= model.about.threshold
+    table["known"] = model.known(logits)
     table["correct"] = table["label"] == table["predicted_label"]
     return table
-
-
-def _measure(
-    samples: pd.DataFrame, logits: npt.NDArray[np.float32], about: classifier.About
-) -> dict[str, float]:
-    """All figures of one split; averages over classes count the classes that occur in it."""
-    labels = samples["label"].to_numpy()
-    probabilities = classifier.probabilities(logits, about.temperature)
-    answer = probabilities.argmax(axis=1)
-    correct = answer == labels
-    confidence = probabilities.max(axis=1)
-    known = confidence >= about.threshold
-    low, high = calibration.wilson_interval(int(correct.sum()), len(labels))
-    present = np.unique(labels)
-    recalls = [correct[labels == c].mean() for c in present]
-    f1 = [
-        2 * (correct & (labels == c)).sum() / ((labels == c).sum() + (answer == c).sum())
-        for c in present
-    ]
-    top3 = (np.argsort(-logits, axis=1)[:, :3] == labels[:, None]).any(axis=1)
-    uncalibrated = classifier.probabilities(logits).max(axis=1)
-    figures = {
-        "accuracy": correct.mean(),
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "balanced_accuracy": np.mean(recalls),
-        "macro_f1": np.mean(f1),
-        "top3_accuracy": top3.mean(),
-        "log_loss": calibration.log_loss(logits, labels, about.temperature),
-        "ece": calibration.expected_calibration_error(confidence, correct),
-        "ece_uncalibrated": calibration.expected_calibration_error(uncalibrated, correct),
-        "known": known.mean(),
-        "known_precision": correct[known].mean() if known.any() else 1.0,
-    }
-    return {
-        "images": len(labels),
-        "groups": samples["group"].nunique(),
-        "classes": len(present),
-        **{name: round(float(value), 5) for name, value in figures.items()},
-    }
-
-
-def _class_table(test: pd.DataFrame, data: prepared.Prepared) -> pd.DataFrame:
-    """Recall with its 95 % interval, precision and F1 of each class on the test photos."""
-    rows: list[dict[str, Any]] = []
-    for label, (class_id, name) in enumerate(
-        zip(data.labels["ClassId"], data.labels["Name"], strict=True)
-    ):
-        shown, answered = test["label"] == label, test["predicted_label"] == label
-        count, hits = int(shown.sum()), int((shown & answered).sum())
-        low, high = calibration.wilson_interval(hits, count)
-        row: dict[str, Any] = {"class_id": class_id, "name": name, "test": count, "correct": hits}
-        if count:
-            row |= {"recall": hits / count, "recall_low": low, "recall_high": high}
-            row["precision"] = hits / answered.sum() if answered.any() else 0.0
-            row["f1"] = 2 * hits / (count + int(answered.sum()))
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _confusions(test: pd.DataFrame, data: prepared.Prepared) -> pd.DataFrame:
-    """Pairs of true and answered class, most frequent first."""
-    names = dict(zip(data.labels["ClassId"], data.labels["Name"], strict=True))
-    wrong = test[~test["correct"]]
-    pairs = wrong.groupby(["class_id", "prediction"]).size().rename("count").reset_index()
-    pairs = pairs.sort_values(["count", "class_id", "prediction"], ascending=[False, True, True])
-    totals = test["class_id"].value_counts()
-    return pd.DataFrame(
-        {
-            "true_id": pairs["class_id"],
-            "true_name": pairs["class_id"].map(names),
-            "predicted_id": pairs["prediction"],
-            "predicted_name": pairs["prediction"].map(names),
-            "count": pairs["count"],
-            "share": pairs["count"] / pairs["class_id"].map(totals),
-        }
-    )
 
 
 def _draw(

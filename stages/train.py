@@ -348,17 +348,14 @@ def _restore(state: Path) -> tuple[keras.Model | None, Progress]:
 
 
 def _export(model: keras.Model, data: prepared.Prepared, settings: params.Params) -> None:
-    """Write the Keras model, and the classifier with temperature and threshold."""
+    """Write the Keras model, and the classifier with temperature and thresholds."""
     rows = data.rows("validation")
     labels = data.samples["label"].to_numpy()[rows]
     logits = predict(model, data.images[rows])
     temperature = calibration.fit_temperature(logits, labels)
     probabilities = classifier.probabilities(logits, temperature)
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    threshold = max(
-        calibration.choose_threshold(confidence, correct, settings.train.precision),
-        calibration.accepting_threshold(confidence, settings.train.accepted),
-    )
+    energy = classifier.energy_scores(logits)
     export.save_keras(model, KERAS_MODEL)
     classifier.write(
         classifier.FOLDER,
@@ -367,7 +364,8 @@ def _export(model: keras.Model, data: prepared.Prepared, settings: params.Params
         names=data.labels["Name"].tolist(),
         settings=data.settings,
         temperature=temperature,
-        threshold=threshold,
+        threshold=calibration.choose_threshold(confidence, correct, settings.train.precision),
+        energy_threshold=calibration.accepting_threshold(energy, settings.train.accepted),
         provenance={
             "commit": export.code_commit(),
             "dataset": data.dataset,

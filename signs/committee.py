@@ -1,0 +1,110 @@
+"""Several classifiers that answer together, each of them at several places of a photo perhaps.
+
+Averaging networks that differ in nothing but their seeds is what B. Lakshminarayanan et al.,
+"Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles" (NIPS 2017) found
+to help both accuracy and confidence; D. Ciresan et al., "Multi-column deep neural network for
+traffic sign classification" (2012) won GTSRB with 25.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from dvc.api import DVCFileSystem
+from dvc.exceptions import DvcException
+from scmrepo.exceptions import SCMError
+
+from signs import classifier, images
+from signs.errors import UserError
+
+
+class Committee:
+    """Answers with the mean of its members' logits."""
+
+    def __init__(self, members: Sequence[classifier.Classifier], shift: int) -> None:
+        """Bring them together.
+
+        Args:
+            members: classifiers of the same classes and image settings.
+            shift: in pixels of the prepared image. Each member sees it in 9 places: where it
+                is, and moved by so much to and fro in one or both directions; 0: in one place.
+        """
+        self._members, self._shift = members, shift
+        steps = (-shift, 0, shift) if shift else (0,)
+        self._places = [(down, right) for down in steps for right in steps]
+        self.about = members[0].about
+
+    @property
+    def passes(self) -> int:
+        """How many times an image goes through a network: the cost, in those of one network."""
+        return len(self._members) * len(self._places)
+
+    def logits(self, prepared: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Prepared images, uint8 (N, size, size, channels) → mean logits, float32 (N, classes).
+
+        Each member's are divided by its temperature, so that all have the same say.
+        """
+        size, most = prepared.shape[1], self._shift
+        edges = [(0, 0), (most, most), (most, most), (0, 0)]
+        wide = np.pad(prepared, edges, mode="edge")
+        total = np.zeros((len(prepared), len(self.about.names)), np.float32)
+        for down, right in self._places:
+            moved = wide[:, most + down :, most + right :][:, :size, :size]
+            for member in self._members:
+                total += member.logits(np.ascontiguousarray(moved)) / member.about.temperature
+        return total / np.float32(self.passes)
+
+    def prepare(
+        self, photos: Sequence[images.Image], regions: Sequence[images.Region | None] | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """As `Classifier.prepare`."""
+        return self._members[0].prepare(photos, regions)
+
+
+def fetch(
+    revisions: Sequence[str], same_as: classifier.About, repository: str = "."
+) -> list[classifier.Classifier]:
+    """The classifiers of experiments or git revisions, from DVC's cache or remote.
+
+    Args:
+        revisions: names of experiments, commits, branches or tags.
+        same_as: what they must share: photos, split, classes and image settings. With another
+            split one of them might have trained on what the others are tested with.
+        repository: folder or address of the git repository.
+
+    Raises:
+        UserError: one is missing, damaged or was trained on something else.
+    """
+    found = []
+    for revision in revisions:
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / "classifier"
+            try:
+                DVCFileSystem(repository, rev=revision).get(
+                    classifier.FOLDER.as_posix(), str(target), recursive=True
+                )
+            except (DvcException, SCMError, OSError) as error:
+                raise UserError(
+                    f"evaluate.committee: there is no classifier of {revision!r} ({error}). "
+                    "`dvc exp list` names the experiments; `dvc fetch` or `dvc exp pull` brings "
+                    "their files."
+                ) from error
+            member = classifier.Classifier(target)
+        if _background(member.about) != _background(same_as):
+            raise UserError(
+                f"evaluate.committee: the classifier of {revision!r} was trained on other photos, "
+                "another split or other image settings, so their mean cannot be measured here."
+            )
+        found.append(member)
+    return found
+
+
+def _background(about: classifier.About) -> tuple[object, ...]:
+    return (
+        about.class_ids,
+        about.images,
+        about.provenance["data"],
+        about.provenance["params"]["split"],
+    )
