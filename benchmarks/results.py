@@ -33,7 +33,8 @@ the seeds; a seed determines which fold is held out, and the training. *Twins* i
 test photos with a pixel-identical twin in training. *Corrupted* is the accuracy on 200 of them
 in 65 bad conditions. *Strangers refused*, measured with compact, is the share of photos of the
 other set, of classes whose names this one has not, that are "unknown" if 99 % of the test photos
-are not. *Images/s* is the training's rate, augmentation included, and *minutes* its time with
+are not. Where the row names two sets, all is measured on photos of the second, which did not
+train, nor did photos like them. *Images/s* is the training's rate, augmentation included, and *minutes* its time with
 the validation after each epoch; *commit* is what the experiments ran at.
 
 | photos, network, split | test photos | twins | accuracy | balanced | macro-F1 | top-3 | ECE | \
@@ -52,7 +53,7 @@ def results() -> None:
         for seed in experiment["seeds"]:
             settings = {**experiment["set"], **_seeds(seed)}
             found = experiments.find(f"{title} {seed}", settings, "evaluate", run=not only_table)
-            runs += [_read(found)] if found else []
+            runs += [_read(found, experiment.get("measure", "test"))] if found else []
         rows.append(_row(title, runs))
         TARGET.parent.mkdir(exist_ok=True)
         TARGET.write_text(HEADER + "\n".join(rows) + "\n" + _footer(), encoding="utf-8")
@@ -65,12 +66,12 @@ def _seeds(seed: int) -> dict[str, int]:
     return {**fold, "train.seed": seed}
 
 
-def _read(reference: str) -> dict[str, Any]:
+def _read(reference: str, measure: str) -> dict[str, Any]:
     def load(path: str) -> Any:
         return json.loads(experiments.read(reference, f"metrics/{path}"))
 
     return {
-        **load("evaluate/details.json")["test"],
+        **load("evaluate/details.json")[measure],
         **load("timing.json"),
         "parameters": load("train/metrics.json")["parameters"],
         "commit": experiments.commit(reference),

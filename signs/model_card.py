@@ -20,9 +20,9 @@ Written by the evaluate stage from `metrics/`; do not edit. Pictures and all fig
 Version `{version}`, code of commit `{commit}`. Network `{network}`, {parameters:,} parameters, \
 {megabytes:.1f} MB as ONNX. Input: one photo of one sign, {size}x{size} pixels {color} after \
 `signs.images.prepare` ({contrast} contrast). Output: probabilities of {classes} classes, \
-calibrated with temperature {temperature:.3f}; below a confidence of {threshold:.3f} the answer \
-is "unknown". Trained on {images_seen:,} images in {epochs} epochs, seed {seed}; the minutes that \
-took stand in `metrics/timing.json`.
+calibrated with temperature {temperature:.3f}; below a confidence of {threshold:.3f} or an \
+energy score of {energy_threshold:.3f} the answer is "unknown". Trained on {images_seen:,} \
+images in {epochs} epochs, seed {seed}; the minutes that took stand in `metrics/timing.json`.
 
 ## Use
 
@@ -55,7 +55,7 @@ Hardest classes (recall, with its 95 % interval):
 
 ## Signs it does not know
 
-{strangers}
+{strangers}{elsewhere}{committee}
 
 ## Limits
 
@@ -67,7 +67,7 @@ other photos.
 """
 
 NO_CORRUPTIONS = "Not measured (`evaluate.corruption_photos: 0`)."
-NO_STRANGERS = "Not measured (`evaluate.stranger_photos: 0`)."
+NO_STRANGERS = "Not measured: `evaluate.elsewhere` has no photos of such."
 
 
 def write(metrics: Path, settings: dict[str, Any], onnx_bytes: int, target: Path) -> None:
@@ -100,6 +100,7 @@ def write(metrics: Path, settings: dict[str, Any], onnx_bytes: int, target: Path
         classes=audit["classes"],
         temperature=evaluated["temperature"],
         threshold=evaluated["threshold"],
+        energy_threshold=evaluated["energy_threshold"],
         images_seen=recipe["epochs"] * recipe["steps_per_epoch"] * recipe["batch_size"],
         epochs=recipe["epochs"],
         seed=train["seed"],
@@ -130,8 +131,10 @@ def write(metrics: Path, settings: dict[str, Any], onnx_bytes: int, target: Path
         hardest=_hardest(metrics / "evaluate/classes.csv"),
         corruptions=_corruptions(metrics / "evaluate/corruptions.csv"),
         strangers=_strangers(
-            metrics / "evaluate/strangers.csv", test, settings["evaluate"]["strangers"]
+            metrics / "evaluate/strangers.csv", test, settings["evaluate"]["elsewhere"]
         ),
+        elsewhere=_elsewhere(evaluated.get("elsewhere"), settings["evaluate"]),
+        committee=_committee(evaluated.get("committee")),
         limit_data=(
             "The photos are drawn, not taken: no figure here speaks of real ones."
             if settings["dataset"] == "synthetic"
@@ -199,6 +202,31 @@ def _strangers(path: Path, test: dict[str, float], name: str) -> str:
         'classes whose names the network has never met, are "unknown"; '
         f"{test['strangers_refused_at_99']:.1%} if 99 % of the test photos shall be known. "
         f"AUROC {test['strangers_auroc']:.4f}. Least refused: {worst}."
+    )
+
+
+def _elsewhere(found: dict[str, float] | None, settings: dict[str, Any]) -> str:
+    if not found:
+        return ""
+    tracks = settings["elsewhere_tracks"]
+    part = "" if tracks == "all" else f", {tracks} tracks alone"
+    return (
+        f"\n\n## Another photo set\n\nOf {found['images']:,} photos of the set "
+        f"`{settings['elsewhere']}`{part}, of {found['classes']} classes whose names the network "
+        f"knows, {found['accuracy']:.2%} are read right ({found['accuracy_low']:.2%} to "
+        f"{found['accuracy_high']:.2%}); balanced accuracy {found['balanced_accuracy']:.2%}. It "
+        "trained on none of them."
+    )
+
+
+def _committee(found: dict[str, float] | None) -> str:
+    if not found:
+        return ""
+    return (
+        f"\n\n## A committee\n\nThe mean answer of {found['classifiers']} such classifiers, in "
+        f"{found['passes']} passes through a network for one photo: accuracy "
+        f"{found['accuracy']:.2%} ({found['accuracy_low']:.2%} to {found['accuracy_high']:.2%}), "
+        f"ECE {found['ece']:.4f}."
     )
 
 

@@ -42,7 +42,9 @@ def write_page(metrics: Path, params: Json, labels: pd.DataFrame, target: Path) 
         "mistakes": ("Mistakes", _mistakes(metrics)),
         "diagrams": ("Classes and confidence", _diagrams(metrics)),
         "robustness": ("Bad conditions", _robustness(metrics)),
+        "elsewhere": ("Another photo set", _elsewhere(evaluated, params)),
         "strangers": ("Signs it does not know", _strangers(metrics, evaluated, params)),
+        "committee": ("A committee", _committee(evaluated)),
         "training": ("Training", _training(metrics, trained)),
         "data": ("Data", _data(metrics, audit, params)),
         "classes": ("Every class", _class_table(classes)),
@@ -142,6 +144,7 @@ def _averages(evaluated: Json, classes: pd.DataFrame) -> str:
         )
     validation = evaluated.get("validation", {})
     threshold = _number(evaluated.get("threshold"), 3)
+    energy = _number(evaluated.get("energy_threshold"), 3)
     rows = [
         (
             "Accuracy",
@@ -160,7 +163,11 @@ def _averages(evaluated: Json, classes: pd.DataFrame) -> str:
             "the right class is among the first three",
         ),
         ("Log loss", _number(test.get("log_loss"), 4), "nats, after temperature scaling"),
-        ("Known", _percent(test.get("known")), f"answers with a confidence of {threshold} or more"),
+        (
+            "Known",
+            _percent(test.get("known")),
+            f"answers with a confidence of {threshold} and an energy score of {energy} or more",
+        ),
         (
             "Precision of the known",
             _percent(test.get("known_precision")),
@@ -235,6 +242,44 @@ def _robustness(metrics: Path) -> str:
         "A photo in each of the bad conditions, with the accuracy there",
         "Accuracy where light, weather, camera or network do harm, from mild to severe.",
     ) + _table(caption, head, rows, range(1, len(head)))
+
+
+def _elsewhere(evaluated: Json, params: Json) -> str:
+    figures = evaluated.get("elsewhere", {})
+    if not figures:
+        return ""
+    settings = params.get("evaluate", {})
+    tracks = settings.get("elsewhere_tracks", "all")
+    part = "" if tracks == "all" else f" ({tracks} tracks alone)"
+    interval = f"{_percent(figures['accuracy_low'])} to {_percent(figures['accuracy_high'])}"
+    return (
+        f"<p>Of {_count(figures['images'])} photos of the set "
+        f"{_text(settings.get('elsewhere'))}{part}, of {_count(figures['classes'])} classes whose "
+        f"names the network knows, {_percent(figures['accuracy'])} are read right (95 % interval "
+        f"{interval}); balanced accuracy {_percent(figures['balanced_accuracy'])}, ECE "
+        f"{_number(figures['ece'], 4)}. It trained on none of that set's photos.</p>\n"
+    )
+
+
+def _committee(evaluated: Json) -> str:
+    together, alone = evaluated.get("committee", {}), evaluated.get("test", {})
+    if not together:
+        return ""
+    measures = {
+        "accuracy": ("accuracy", _percent),
+        "balanced_accuracy": ("balanced accuracy", _percent),
+        "log_loss": ("log loss", lambda value: _number(value, 4)),
+        "ece": ("ECE", lambda value: _number(value, 4)),
+        "strangers_refused_at_99": ("strangers refused, 99 % known", _percent),
+    }
+    rows = [
+        [name, show(alone.get(key)), show(together.get(key))]
+        for key, (name, show) in measures.items()
+    ]
+    rows.append(["networks", "1", _count(together["classifiers"])])
+    rows.append(["passes through a network for one photo", "1", _count(together["passes"])])
+    caption = "The mean answer of several networks or places of the photo, beside the one network"
+    return _table(caption, ["measure", "one network", "committee"], rows, {1, 2})
 
 
 def _strangers(metrics: Path, evaluated: Json, params: Json) -> str:

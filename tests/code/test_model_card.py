@@ -30,7 +30,7 @@ SETTINGS: dict[str, Any] = {
         "seed": 7,
         "recipe": {"epochs": 12, "steps_per_epoch": 200, "batch_size": 64},
     },
-    "evaluate": {"strangers": "gtsrb"},
+    "evaluate": {"elsewhere": "gtsrb", "elsewhere_tracks": "all"},
     "provenance": {"version": "v1-abc", "commit": "0123abc", "outliers": ""},
 }
 CLASSES = [
@@ -48,7 +48,13 @@ def metrics(tmp_path: Path) -> Path:
     write_json(tmp_path / "train/metrics.json", {"parameters": 9876})
     write_json(
         tmp_path / "evaluate/details.json",
-        {"test": TEST, "validation": {"images": 171}, "temperature": 1.25, "threshold": 0.75},
+        {
+            "test": TEST,
+            "validation": {"images": 171},
+            "temperature": 1.25,
+            "threshold": 0.75,
+            "energy_threshold": 4.5,
+        },
     )
     pd.DataFrame(CLASSES).to_csv(tmp_path / "evaluate/classes.csv", index=False)
     write_audit(tmp_path)
@@ -97,7 +103,7 @@ def test_the_card_says_what_was_measured(metrics: Path) -> None:
 def test_what_was_not_measured_is_not_claimed(metrics: Path) -> None:
     text = card(metrics)
     assert "Not measured (`evaluate.corruption_photos: 0`)" in text
-    assert "Not measured (`evaluate.stranger_photos: 0`)" in text
+    assert "`evaluate.elsewhere` has no photos of such" in text
     assert "AUROC" not in text
 
 

@@ -145,9 +145,9 @@ def test_fractions_that_leave_nothing_for_training(
 
 
 def test_a_set_is_not_its_own_stranger(content: dict[str, Any], tmp_path: Path) -> None:
-    content["evaluate"]["strangers"] = content["dataset"]
+    content["evaluate"]["elsewhere"] = content["dataset"]
     said = problem(content, tmp_path)
-    assert said.startswith("evaluate.strangers and dataset are both 'synthetic'")
+    assert said.startswith("evaluate.elsewhere and dataset are both 'synthetic'")
 
 
 def test_a_fold_that_does_not_exist(content: dict[str, Any], tmp_path: Path) -> None:

@@ -342,7 +342,7 @@ def test_strangers_are_shown_if_they_were_met(metrics):
     details = json.loads((metrics / "evaluate/details.json").read_text())
     details["test"] |= {"strangers": 1203, "strangers_refused": 0.42, "strangers_auroc": 0.9765}
     write_json(metrics / "evaluate/details.json", details)
-    text, parsed = page(metrics, evaluate={"strangers": "gtsrb"})
+    text, parsed = page(metrics, evaluate={"elsewhere": "gtsrb"})
     assert "42.00 % of 1,203 photos of the set gtsrb" in parsed.text
     assert "0.9765" in parsed.text
     assert "1,200 25.00 % 0.610 Stop" in parsed.text
@@ -350,8 +350,8 @@ def test_strangers_are_shown_if_they_were_met(metrics):
     assert "<script" not in text
 
 
-@pytest.mark.parametrize("threshold", [0.0, 1.0])
-def test_strangers_that_are_all_sure_or_all_unsure(tmp_path, threshold):
+@pytest.mark.parametrize("threshold", [-5.0, 0.0, 1.0, 50.0])
+def test_strangers_that_are_all_alike(tmp_path, threshold):
     diagrams.draw_strangers(np.ones(3), np.zeros(1), threshold, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size < LIMIT
 

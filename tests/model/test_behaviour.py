@@ -76,8 +76,7 @@ def answers(model: classifier.Classifier, photos: list[images.Image]) -> npt.NDA
 
 def unknown(model: classifier.Classifier, photos: list[images.Image]) -> float:
     """Share that is "unknown"."""
-    confidence = model.probabilities(model.prepare(photos)).max(axis=1)
-    return float((confidence < model.about.threshold).mean())
+    return float((~model.known(model.logits(model.prepare(photos)))).mean())
 
 
 def test_clear_signs_are_read(model, photos) -> None:

@@ -1,6 +1,7 @@
 """The exported classifier: loads whole folders only, and says what it means."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from signs import classifier, images
-from signs.classifier import Classifier, ClassifierError
+from signs.classifier import Classifier, ClassifierError, energy_scores, probabilities
 from signs.params import ImageSettings
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +56,7 @@ def write(folder: Path, **changes: object) -> Path:
         "settings": SETTINGS,
         "temperature": 2.0,
         "threshold": 0.6,
+        "energy_threshold": 5.0,
         "provenance": {"commit": "abc", "metrics": {"accuracy": 0.5}},
     }
     classifier.write(folder, **(values | changes))
@@ -79,10 +81,26 @@ def test_answers(folder: Path) -> None:
     assert logits.dtype == np.float32
     assert logits[:, :3] == pytest.approx(np.diag([255, 160, 80, 0])[:, :3] / 16, abs=1e-4)
     assert logits.argmax(axis=1).tolist() == [0, 1, 2, 3]
-    probabilities = found.probabilities(prepared)
-    assert probabilities.sum(axis=1) == pytest.approx(np.ones(4), abs=1e-12)
+    shares = found.probabilities(prepared)
+    assert shares.sum(axis=1) == pytest.approx(np.ones(4), abs=1e-12)
     expected = np.exp(logits[1] / 2.0)
-    assert probabilities[1] == pytest.approx(expected / expected.sum(), abs=1e-6)
+    assert shares[1] == pytest.approx(expected / expected.sum(), abs=1e-6)
+
+
+def test_known_is_what_is_sure_and_familiar(folder: Path) -> None:
+    found = Classifier(folder)
+    logits = np.array([[16, 0, 0, 0], [10, 10, 0, 0], [4, 0, 0, 0], [4, 0, -4, -4]], np.float32)
+    scores = [math.log(sum(math.exp(x) for x in row)) for row in logits.tolist()]
+    assert energy_scores(logits) == pytest.approx(scores, abs=1e-6)
+    # Sure and familiar; torn between two; neither; sure but like nothing it was trained with.
+    assert found.known(logits).tolist() == [True, False, False, False]
+    assert found.about.temperature == 2
+    confidence = probabilities(logits, 2.0).max(axis=1)
+    assert (confidence >= 0.6).tolist() == [True, False, True, True]
+
+
+def test_energy_scores_of_large_logits_stay_finite() -> None:
+    assert energy_scores(np.array([[1e4, -1e4]], np.float32)) == pytest.approx([1e4])
 
 
 def test_what_was_written_comes_back(folder: Path) -> None:
@@ -90,7 +108,7 @@ def test_what_was_written_comes_back(folder: Path) -> None:
     assert about.class_ids == CLASS_IDS
     assert about.names == NAMES
     assert about.images == SETTINGS
-    assert (about.temperature, about.threshold) == (2.0, 0.6)
+    assert (about.temperature, about.threshold, about.energy_threshold) == (2.0, 0.6, 5.0)
     assert about.provenance == {"commit": "abc", "metrics": {"accuracy": 0.5}}
     assert len(about.version) == 12
     assert about.sha256.startswith(about.version)

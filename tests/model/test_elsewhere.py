@@ -1,14 +1,16 @@
-"""Strangers: which photos count as such, and how refusing them is measured."""
+"""Another photo set: which of its photos are read, which are strangers, how that is measured."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
-from signs import strangers
+from signs import datasets, elsewhere
 from signs.errors import UserError
 
 
@@ -18,11 +20,17 @@ class Half:
     about = SimpleNamespace(names=["Stop", "Yield"], provenance={"outliers": ["BUS lane"]})
 
     def prepare(self, photos: list[Any], regions: list[Any]) -> np.ndarray:
-        return np.stack([cv2.resize(photo, (8, 8)) for photo in photos])
+        assert len(photos) == len(regions)
+        rows = [cv2.resize(photo, (8, 8)) for photo in photos]
+        return np.stack(rows) if rows else np.zeros((0, 8, 8, 3), np.uint8)
 
-    def probabilities(self, prepared: np.ndarray) -> np.ndarray:
+    def logits(self, prepared: np.ndarray) -> np.ndarray:
         first = prepared.mean(axis=(1, 2, 3)) / 255
-        return np.stack([first, 1 - first], axis=1)
+        return np.stack([first, 1 - first], axis=1).astype(np.float32)
+
+
+def look(data: Path, count: int = 100, tracks: str = "all") -> tuple[pd.DataFrame, np.ndarray]:
+    return elsewhere.answers(Half(), "other", count, tracks, 2, data)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -38,38 +46,67 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_classes_that_the_network_has_met_are_no_strangers(
+def test_known_classes_and_strangers_are_told_apart(
     data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = strangers.answers(Half(), "other", 100, 2, data)  # type: ignore[arg-type]
-    assert sorted(set(found["name"])) == ["No horn", "Village"]
-    assert len(found) == 5  # the unreadable one is left out
+    found, logits = look(data)
+    labels = found.groupby("name")["label"].agg(["min", "max", "size"])
+    # The outliers' class is neither; the unreadable photo is left out.
+    assert labels.T.to_dict("list") == {
+        "No horn": [elsewhere.STRANGER, elsewhere.STRANGER, 3],
+        "Village": [elsewhere.STRANGER, elsewhere.STRANGER, 2],
+        "stop": [0, 0, 3],
+    }
     assert "1 photos of 'other' cannot be read" in capsys.readouterr().out
-    first = found[found["file"] == "No horn/2.png"].iloc[0]
-    assert first["answer"] == "Stop"
-    assert first["confidence"] == pytest.approx(140 / 255)
+    row = found.index[found["file"] == "No horn/2.png"][0]
+    assert logits[row, 0] == pytest.approx(140 / 255)
 
 
 def test_few_photos_still_see_all_classes(data: Path) -> None:
-    found = strangers.answers(Half(), "other", 2, 2, data)  # type: ignore[arg-type]
-    assert sorted(found["name"]) == ["No horn", "Village"]
+    (data / "other" / "Village" / "1.png").unlink()
+    found, _ = look(data, count=2)
+    strangers = found[found["label"] == elsewhere.STRANGER]
+    assert sorted(strangers["name"]) == ["No horn", "Village"]
+    assert (found["label"] == 0).sum() == 2
 
 
-def test_a_set_without_strangers_is_refused(data: Path) -> None:
-    for name in ("No horn", "Village"):
-        for file in (data / "other" / name).iterdir():
-            file.unlink()
-        (data / "other" / name).rmdir()
-    with pytest.raises(UserError, match="has met all classes of 'other'"):
-        strangers.answers(Half(), "other", 100, 2, data)  # type: ignore[arg-type]
+def test_a_set_that_the_network_met_as_outliers_is_refused(data: Path) -> None:
+    for name in ("stop", "No horn", "Village"):
+        shutil.rmtree(data / "other" / name)
+    with pytest.raises(UserError, match="they are none of its own"):
+        look(data)
+
+
+def test_halves_of_the_tracks(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
+    whole = datasets.read("other", data)
+    whole.table["track"] = [f"0/{n:05}" for n in range(12)]
+    monkeypatch.setattr(datasets, "read", lambda *_: whole)
+    odd, even = look(data, tracks="odd")[0], look(data, tracks="even")[0]
+    numbers = [group[-1] for group in odd["group"]]
+    assert set(numbers) <= set("13579")
+    everything = set(look(data)[0]["file"])
+    assert set(odd["file"]) | set(even["file"]) == everything
+    assert not set(odd["file"]) & set(even["file"])
+
+
+def test_a_set_without_tracks_has_no_halves(data: Path) -> None:
+    with pytest.raises(UserError, match="elsewhere_tracks is even, but 'other' has no numbered"):
+        look(data, tracks="even")
+
+
+def test_test_photos_of_its_own_come_first(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
+    whole = datasets.read("other", data)
+    whole.table["fixed_split"] = np.where(whole.table["file"].str.endswith("2.png"), "test", "")
+    monkeypatch.setattr(datasets, "read", lambda *_: whole)
+    assert set(look(data, tracks="even")[0]["file"].str[-5:]) == {"2.png"}
 
 
 def test_auroc_is_the_share_of_pairs_in_order() -> None:
-    assert strangers.auroc(np.array([0.9, 0.8]), np.array([0.1, 0.2])) == 1
-    assert strangers.auroc(np.array([0.1, 0.2]), np.array([0.9, 0.8])) == 0
-    assert strangers.auroc(np.array([0.5, 0.9]), np.array([0.5, 0.1])) == 3.5 / 4
+    assert elsewhere.auroc(np.array([0.9, 0.8]), np.array([0.1, 0.2])) == 1
+    assert elsewhere.auroc(np.array([0.1, 0.2]), np.array([0.9, 0.8])) == 0
+    assert elsewhere.auroc(np.array([0.5, 0.9]), np.array([0.5, 0.1])) == 3.5 / 4
 
 
 def test_refused_at_keeps_the_wanted_share_of_own_photos() -> None:
     own = np.arange(1, 101) / 100  # 99 of 100 are 0.02 or more
-    assert strangers.refused_at(0.99, own, np.array([0.01, 0.015, 0.02, 0.5])) == 0.5
+    assert elsewhere.refused_at(0.99, own, np.array([0.01, 0.015, 0.02, 0.5])) == 0.5

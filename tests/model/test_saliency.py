@@ -32,6 +32,7 @@ def corner(tmp_path_factory: pytest.TempPathFactory) -> classifier.Classifier:
         settings=SETTINGS,
         temperature=1.0,
         threshold=0.5,
+        energy_threshold=0.0,
         provenance={},
     )
     return classifier.Classifier(folder)

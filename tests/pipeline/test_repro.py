@@ -51,6 +51,8 @@ def test_metrics_are_in_range(finished):
         assert metrics[split]["accuracy_low"] <= metrics[split]["accuracy"]
         assert metrics[split]["accuracy_high"] >= metrics[split]["accuracy"]
     assert 0 <= metrics["threshold"] <= 1
+    assert "elsewhere" not in metrics  # strangers alone
+    assert "committee" not in metrics  # nobody asked for one
     assert 0.05 <= metrics["temperature"] <= 20
     assert metrics["onnx_agreement"] <= 0.001
     audit = json.loads(project.path("metrics/preprocess/audit.json").read_text())
