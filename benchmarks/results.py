@@ -33,11 +33,11 @@ the seeds; a seed determines which fold is held out, and the training. *Twins* i
 test photos with a pixel-identical twin in training. *Corrupted* is the accuracy on 200 of them
 in 65 bad conditions. *Strangers refused*, measured with compact, is the share of photos of the
 other set, of classes whose names this one has not, that are "unknown" if 99 % of the test photos
-are not. Where the row names two sets, all is measured on photos of the second, which did not
-train, nor did photos like them. *Images/s* is the training's rate, augmentation included, and *minutes* its time with
-the validation after each epoch; *commit* is what the experiments ran at.
+are not. Of drawn signs alone, all is measured on the photos named. *Images/s* is the training's
+rate, augmentation included, and *minutes* its time with the validation after each epoch;
+*commit* is what the experiments ran at.
 
-| photos, network, split | test photos | twins | accuracy | balanced | macro-F1 | top-3 | ECE | \
+| photos, network, split | test photos | twins, % | accuracy | balanced | macro-F1 | top-3 | ECE | \
 corrupted | strangers refused | AUROC | seeds | parameters | minutes | images/s | commit |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 """
@@ -70,12 +70,13 @@ def _read(reference: str, measure: str) -> dict[str, Any]:
     def load(path: str) -> Any:
         return json.loads(experiments.read(reference, f"metrics/{path}"))
 
+    twins = load("preprocess/audit.json")["leaks"]["test_percent"]
     return {
         **load("evaluate/details.json")[measure],
         **load("timing.json"),
         "parameters": load("train/metrics.json")["parameters"],
         "commit": experiments.commit(reference),
-        "twins": load("preprocess/audit.json")["leaks"]["test_percent"],
+        **({"twins": twins} if measure == "test" else {}),
     }
 
 
@@ -93,7 +94,7 @@ def _row(title: str, runs: list[dict[str, Any]]) -> str:
     cells = [
         title,
         spread("images", 1, 0).split(" ")[0],
-        spread("twins", 1, 1).split(" ")[0] + " %",
+        spread("twins", 1, 1).split(" ")[0],
         f"**{spread('accuracy')}**",
         spread("balanced_accuracy"),
         spread("macro_f1"),

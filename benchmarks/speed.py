@@ -1,8 +1,10 @@
 """Ratios of the pipeline's speed to that of its bare ingredients, side by side in one run.
 
     make benchmark                        all of them, some minutes
-    make benchmark ARGS=preprocess        one of them: preprocess | train | pipeline | repro
+    make benchmark ARGS=preprocess        one of them
 
+synthesize  images/s of drawing and writing photos against bare cv2.warpPerspective of a drawing
+            and cv2.imencode, of as many pixels on the same cores
 preprocess  images/s of the whole stage's decoding against bare cv2.imdecode + cv2.resize of
             the same files on the same cores; needs a photo set (gtsrb if it is there)
 train       images/s of the stage (drawing, augmentation, logging, checkpoints) against a bare
@@ -36,11 +38,13 @@ from signs.parallel import cores, ordered_map
 REPEATS = 9
 TRAIN_ROUNDS = 3
 CHUNK = 256
+DRAWN_PER_CLASS = 300
 
 
 def speed() -> None:
     """Run the chosen comparisons and print their ratios as JSON."""
     comparisons: dict[str, Callable[[], dict[str, Any]]] = {
+        "synthesize": compare_synthesize,
         "preprocess": compare_preprocess,
         "train": compare_train,
         "pipeline": measure_pipeline,
@@ -50,6 +54,53 @@ def speed() -> None:
     parser.add_argument("which", nargs="*", default=list(comparisons), choices=list(comparisons))
     for name in parser.parse_args().which:
         print(json.dumps({name: comparisons[name]()}, indent=2), flush=True)
+
+
+def compare_synthesize() -> dict[str, Any]:
+    """Drawn photos, from nothing to the zip file, against bare warping and encoding."""
+    from stages import synthesize
+
+    settings = params.load().synthesize.model_copy(update={"images_per_class": DRAWN_PER_CLASS})
+    classes = synthesize.all_classes("gtsrb")
+    count = DRAWN_PER_CLASS * len(classes)
+    # As the stage draws them: as many small ones as large ones on a logarithmic scale.
+    low, high = settings.size.low, settings.size.high
+    sides = [round(low * (high / low) ** (i / CHUNK)) for i in range(CHUNK)]
+    tasks = [sides[: min(CHUNK, count - start)] for start in range(0, count, CHUNK)]
+    bare_seconds, stage_seconds = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(REPEATS):
+            started = time.perf_counter()
+            assert sum(ordered_map(_draw_bare, tasks, _one_thread)) == count
+            bare_seconds.append(time.perf_counter() - started)
+            started = time.perf_counter()
+            synthesize.write_archive(Path(folder) / "images.zip", settings, classes)
+            stage_seconds.append(time.perf_counter() - started)
+    return {
+        "images": count,
+        "cores": cores(),
+        "bare_images_per_second": round(count / statistics.median(bare_seconds)),
+        "stage_images_per_second": round(count / statistics.median(stage_seconds)),
+        "ratio": _median_ratio(bare_seconds, stage_seconds),
+    }
+
+
+def _one_thread() -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
+def _draw_bare(sides: list[int]) -> int:
+    import cv2
+    import numpy as np
+
+    tile = np.random.default_rng(0).random((64, 64, 3), np.float32) * 255
+    for side in sides:
+        matrix = np.diag([side / 64, side / 64, 1])
+        photo = cv2.warpPerspective(tile, matrix, (side, side))
+        cv2.imencode(".jpg", photo.astype(np.uint8))
+    return len(sides)
 
 
 def compare_preprocess() -> dict[str, Any]:
