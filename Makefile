@@ -24,7 +24,7 @@ unexport PYTHONDONTWRITEBYTECODE
 HIDDEN_COLUMNS := /|^(Created|State|Executor|accuracy_low|accuracy_high|log_loss|top3_accuracy|ece_uncalibrated|images_per_second)$$
 
 ##@ Run
-.PHONY: pipeline data results trials benchmark experiments
+.PHONY: pipeline data results trials benchmark experiments notebook
 
 pipeline: setup  ## Run the whole pipeline and print its metrics (the default)
 	@$(BIN)/dvc repro $(ARGS)
@@ -48,6 +48,9 @@ results: setup  ## Make the README's numbers again (long)
 
 trials: setup  ## Compare settings on validation photos (long)
 	@$(BIN)/python -m benchmarks.trials $(ARGS)
+
+notebook: setup-dev  ## Execute the notebook anew, after other results
+	@$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 ##@ Develop
 .PHONY: test lint format hooks lock
