@@ -117,6 +117,36 @@ def test_each_bad_condition_is_measured_on_the_same_photos(finished):
     assert project.path("metrics/evaluate/corruptions.jpg").is_file()
 
 
+def test_another_set_and_a_committee_are_measured_beside(done, write_photos, stages_in):
+    write_photos(done.path("data/second"), 30)
+    done.set(
+        **{
+            "evaluate.elsewhere": "second",
+            "evaluate.elsewhere_photos": 20,
+            "evaluate.committee": ["HEAD"],
+            "evaluate.shifts": 1,
+        }
+    )
+    done.dvc("repro").succeeds()
+    assert stages_in(done.notes()) == ["evaluate"]
+    details = json.loads(done.path("metrics/evaluate/details.json").read_text())
+    headline = json.loads(done.path("metrics/evaluate/metrics.json").read_text())
+    # The same patterns, drawn larger; all of its classes have the names of known ones.
+    assert (details["elsewhere"]["images"], details["elsewhere"]["classes"]) == (20, 4)
+    assert "strangers" not in details["test"]
+    # Twice the same classifier, each at nine places.
+    assert (details["committee"]["classifiers"], details["committee"]["passes"]) == (2, 18)
+    report = done.path("report.html").read_text(encoding="utf-8")
+    card = done.path("docs/model_card.md").read_text(encoding="utf-8")
+    for part, title in (("elsewhere", "Another photo set"), ("committee", "A committee")):
+        assert headline[f"{part}_accuracy"] == details[part]["accuracy"]
+        assert f"<h2>{title}</h2>" in report
+        assert f"## {title}" in card
+
+    done.set(**{"evaluate.committee": ["nobody"]})
+    done.dvc("repro").fails_with("evaluate.committee: there is no classifier of 'nobody'")
+
+
 def test_the_report_needs_nothing_beside_it(finished):
     page = finished.project.path("report.html").read_text(encoding="utf-8")
     assert "<img" in page
