@@ -177,7 +177,7 @@ def test_photo_shows_its_class(settings: Synthesize) -> None:
             "quality": Range(low=95, high=95),
         }
         | dict.fromkeys(("shift", "aspect", "rotation", "perspective", "hue", "haze", "shade"), 0.0)
-        | dict.fromkeys(("fade", "wear", "occlusion"), 0.0)
+        | dict.fromkeys(("fade", "wear", "occlusion", "aliasing", "mosaic"), 0.0)
     )
     inside = slice(12, 52), slice(12, 52)
     drawn = {
@@ -194,6 +194,26 @@ def test_photo_shows_its_class(settings: Synthesize) -> None:
             key: np.corrcoef(middle.ravel(), grey.ravel())[0, 1] for key, grey in drawn.items()
         }
         assert max(likeness, key=lambda key: likeness[key])[0] == class_id
+
+
+def test_a_mosaic_leaves_plain_colours_and_fringes_fine_lines(settings: Synthesize) -> None:
+    plain = np.empty((9, 11, 3), np.uint8)
+    plain[:] = 10, 100, 200
+    assert (synthetic._mosaic(plain) == plain).all()
+    lines = np.zeros((12, 12, 3), np.uint8)
+    lines[:, ::2] = 255  # black and white, without any colour
+    seen = synthetic._mosaic(lines)[3:-3, 3:-3].astype(int)
+    assert np.ptp(seen, axis=2).max() > 100
+
+
+@pytest.mark.parametrize("knob", ["aliasing", "mosaic", "haze", "wear", "fade"])
+def test_each_knob_changes_photos(knob: str, settings: Synthesize) -> None:
+    without, much = (settings.model_copy(update={knob: value}) for value in (0.0, 1.0))
+    photos = [
+        [synthetic.render(chosen, "gtsrb", 25, index) for index in range(8)]
+        for chosen in (without, much)
+    ]
+    assert sum(one != other for one, other in zip(*photos, strict=True)) >= 4
 
 
 def filling(path: Path) -> np.ndarray:
