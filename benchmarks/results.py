@@ -33,9 +33,9 @@ the seeds; a seed determines which fold is held out, and the training. *Twins* i
 test photos with a pixel-identical twin in training. *Corrupted* is the accuracy on 200 of them
 in 65 bad conditions. *Strangers refused*, measured with compact, is the share of photos of the
 other set, of classes whose names this one has not, that are "unknown" if 99 % of the test photos
-are not. Of drawn signs alone, all is measured on the photos named. *Images/s* is the training's
-rate, augmentation included, and *minutes* its time with the validation after each epoch;
-*commit* is what the experiments ran at.
+are not. The row of drawn signs alone has its figures from the photos that it names, which did not
+train. *Images/s* is the training's rate, augmentation included, and *minutes* its time with the
+validation after each epoch; *commit* is what the experiments ran at.
 
 | photos, network, split | test photos | twins, % | accuracy | balanced | macro-F1 | top-3 | ECE | \
 corrupted | strangers refused | AUROC | seeds | parameters | minutes | images/s | commit |

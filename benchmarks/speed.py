@@ -95,7 +95,10 @@ def _draw_bare(sides: list[int]) -> int:
     import cv2
     import numpy as np
 
-    tile = np.random.default_rng(0).random((64, 64, 3), np.float32) * 255
+    from signs import synthetic
+
+    drawing = synthetic.drawings("gtsrb")[14][0]
+    tile = synthetic.rasterize(drawing, 64)[:, :, :3].astype(np.float32)
     for side in sides:
         matrix = np.diag([side / 64, side / 64, 1])
         photo = cv2.warpPerspective(tile, matrix, (side, side))

@@ -1,7 +1,7 @@
 """The exported classifier: one folder that holds all it takes to name a sign.
 
     model.onnx        uint8 (N, size, size, channels) → logits (N, classes)
-    classifier.json   classes, image settings, temperature, threshold, provenance
+    classifier.json   classes, image settings, temperature, thresholds, provenance
 
 The service, batch prediction and the evaluate stage load it through `Classifier`; it needs
 NumPy, OpenCV and ONNX Runtime, but neither TensorFlow nor the rest of the pipeline.
@@ -134,7 +134,8 @@ class Classifier:
     def known(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
         """Logits (N, classes) → (N,) whether to answer with a class; else it is "unknown".
 
-        The confidence tells one class from another, the energy score signs from anything else.
+        The confidence tells one class from another, the energy score known signs from
+        anything else.
         """
         confidence = probabilities(logits, self.about.temperature).max(axis=1)
         known: npt.NDArray[np.bool_] = (confidence >= self.about.threshold) & (

@@ -1,9 +1,10 @@
 """Several classifiers that answer together, each of them at several places of a photo perhaps.
 
-Averaging networks that differ in nothing but their seeds is what B. Lakshminarayanan et al.,
-"Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles" (NIPS 2017) found
-to help both accuracy and confidence; D. Ciresan et al., "Multi-column deep neural network for
-traffic sign classification" (2012) won GTSRB with 25.
+Averaging networks that differ in nothing but their seeds helps both accuracy and confidence:
+B. Lakshminarayanan et al., "Simple and Scalable Predictive Uncertainty Estimation using Deep
+Ensembles" (NIPS 2017), who average probabilities; logits are averaged here, for the mean shall
+have an energy score, too. D. Ciresan et al., "Multi-column deep neural network for traffic sign
+classification" (2012) won GTSRB with 25.
 """
 
 import tempfile
@@ -13,8 +14,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from dvc.api import DVCFileSystem
-from dvc.exceptions import DvcException
-from scmrepo.exceptions import SCMError
 
 from signs import classifier, images
 from signs.errors import UserError
@@ -85,13 +84,19 @@ def fetch(
                 DVCFileSystem(repository, rev=revision).get(
                     classifier.FOLDER.as_posix(), str(target), recursive=True
                 )
-            except (DvcException, SCMError, OSError) as error:
+            except Exception as error:  # DVC's, its index's and git's have no other base
                 raise UserError(
                     f"evaluate.committee: there is no classifier of {revision!r} ({error}). "
-                    "`dvc exp list` names the experiments; `dvc fetch` or `dvc exp pull` brings "
-                    "their files."
+                    "`dvc exp list` names the experiments, which `dvc exp run --queue` or `--temp` "
+                    "do not see; `dvc exp pull` or `dvc fetch` brings their files."
                 ) from error
-            member = classifier.Classifier(target)
+            try:
+                member = classifier.Classifier(target)
+            except classifier.ClassifierError as error:
+                raise UserError(
+                    f"evaluate.committee: the classifier of {revision!r} cannot be used; train it "
+                    f"again with the present code. ({error})"
+                ) from error
         if _background(member.about) != _background(same_as):
             raise UserError(
                 f"evaluate.committee: the classifier of {revision!r} was trained on other photos, "

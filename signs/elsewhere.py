@@ -18,7 +18,7 @@ import pandas as pd
 
 from signs import datasets, images, progress
 from signs.calibration import accepting_threshold
-from signs.classifier import Classifier
+from signs.classifier import About, Classifier
 from signs.committee import Committee
 from signs.errors import UserError
 
@@ -35,7 +35,7 @@ def answers(
     tracks: Tracks,
     batch_size: int,
     data: Path = datasets.DATA,
-) -> tuple[pd.DataFrame, npt.NDArray[np.float32]]:
+) -> tuple[pd.DataFrame, npt.NDArray[np.float32], str]:
     """What a classifier says to the photos of another set.
 
     If the set has test photos of its own, those alone are shown, whatever `tracks` says.
@@ -52,23 +52,24 @@ def answers(
 
     Returns:
         One row a photo: file, group (its track), name (of what it shows), label (of the
-        network's class, or `STRANGER`); and its logits, float32 (N, classes).
+        network's class, or `STRANGER`); its logits, float32 (N, classes); and which part of
+        the set was shown: "all photos", "test photos", "odd tracks" or "even tracks".
 
     Raises:
-        UserError: the set has no numbered tracks, the network met all its classes as outliers,
-            or none of its photos can be read.
+        UserError: the set has no such tracks, numbers for names, or no photo that can be read,
+            or the network met all its classes as outliers.
     """
     dataset = datasets.read(name, data)
     table = dataset.table.rename(columns={"track": "group"})
     tested = table["fixed_split"] == "test"
-    table = table[tested if tested.any() else _has_tracks(table["group"], tracks, name)]
+    if tested.any():
+        table, part = table[tested], "test photos"
+    elif tracks == "all":
+        part = "all photos"
+    else:
+        table, part = _half(table, tracks, name), f"{tracks} tracks"
     table = table.assign(name=table["class_id"].map(dataset.names))
-    names = table["name"].str.casefold()
-    label_of = {known.casefold(): label for label, known in enumerate(model.about.names)}
-    table["label"] = names.map(label_of).fillna(STRANGER).astype(int)
-    outliers = {known.casefold() for known in model.about.provenance["outliers"]}
-    met = (table["label"] == STRANGER) & names.isin(outliers)
-    table = table[~met].sample(frac=1, random_state=0)
+    table = _compared(table, model.about, name).sample(frac=1, random_state=0)
     # One of each class, then a second of each: a small number still sees all classes.
     table = table.iloc[np.argsort(table.groupby("class_id").cumcount(), kind="stable")]
     table = table.groupby(table["label"] == STRANGER).head(count)
@@ -91,19 +92,37 @@ def answers(
         raise UserError(f"evaluate.elsewhere: no photo of {name!r} can be read.")
     if len(found) < len(table):
         print(f"{len(table) - len(found)} photos of {name!r} cannot be read and do not count.")
-    return found[["file", "group", "name", "label"]], logits
+    return found[["file", "group", "name", "label"]], logits, part
 
 
-def _has_tracks(groups: pd.Series, tracks: Tracks, name: str) -> pd.Series:
-    if tracks == "all":
-        return pd.Series(True, groups.index)
-    numbers = groups.str.extract(r"(\d+)$", flags=re.ASCII)[0]
-    if numbers.isna().any():
+def _half(table: pd.DataFrame, tracks: Tracks, name: str) -> pd.DataFrame:
+    """The rows of odd or of even tracks."""
+    numbers = table["group"].str.extract(r"(\d+)$", flags=re.ASCII)[0]
+    half = table[pd.to_numeric(numbers) % 2 == (1 if tracks == "odd" else 0)]
+    if numbers.isna().any() or not len(half):
         raise UserError(
-            f"evaluate.elsewhere_tracks is {tracks}, but {name!r} has no numbered tracks; "
+            f"evaluate.elsewhere_tracks is {tracks}, but {name!r} has no such numbered tracks; "
             "set it to all."
         )
-    return numbers.astype(int) % 2 == (1 if tracks == "odd" else 0)
+    return half
+
+
+def _compared(table: pd.DataFrame, about: About, name: str) -> pd.DataFrame:
+    """The rows, with the column `label`, of the network's classes and of strangers."""
+    names = table["name"].str.casefold()
+    known = pd.Series(about.names).str.casefold()
+    label_of = {known_name: label for label, known_name in known.items()}
+    label = names.map(label_of).fillna(STRANGER).astype(int)
+    if names[label != STRANGER].str.isdecimal().any():
+        raise UserError(
+            f"evaluate.elsewhere: classes of {name!r} and of the network have numbers for names, "
+            "which say nothing about what they show. Put a labels.csv into both sets."
+        )
+    # Nobody can tell which of two classes of the same name is meant.
+    unclear = names.isin(known[known.duplicated()])
+    outliers = {outlier.casefold() for outlier in about.provenance["outliers"]}
+    met = (label == STRANGER) & names.isin(outliers)
+    return table.assign(label=label)[~unclear & ~met]
 
 
 def _read(

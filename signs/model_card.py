@@ -67,6 +67,7 @@ other photos.
 """
 
 NO_CORRUPTIONS = "Not measured (`evaluate.corruption_photos: 0`)."
+NOT_ELSEWHERE = "Not measured (`evaluate.elsewhere_photos: 0`)."
 NO_STRANGERS = "Not measured: `evaluate.elsewhere` has no photos of such."
 
 
@@ -130,10 +131,8 @@ def write(metrics: Path, settings: dict[str, Any], onnx_bytes: int, target: Path
         figures=_figures(test),
         hardest=_hardest(metrics / "evaluate/classes.csv"),
         corruptions=_corruptions(metrics / "evaluate/corruptions.csv"),
-        strangers=_strangers(
-            metrics / "evaluate/strangers.csv", test, settings["evaluate"]["elsewhere"]
-        ),
-        elsewhere=_elsewhere(evaluated.get("elsewhere"), settings["evaluate"]),
+        strangers=_strangers(metrics / "evaluate/strangers.csv", evaluated, settings["evaluate"]),
+        elsewhere=_elsewhere(evaluated, settings["evaluate"]["elsewhere"]),
         committee=_committee(evaluated.get("committee")),
         limit_data=(
             "The photos are drawn, not taken: no figure here speaks of real ones."
@@ -187,9 +186,12 @@ def _corruptions(path: Path) -> str:
     return head + rows
 
 
-def _strangers(path: Path, test: dict[str, float], name: str) -> str:
+def _strangers(path: Path, evaluated: dict[str, Any], settings: dict[str, Any]) -> str:
+    if not settings["elsewhere_photos"]:
+        return NOT_ELSEWHERE
     if not path.exists():
         return NO_STRANGERS
+    test = evaluated["test"]
     table = pd.read_csv(path, keep_default_na=False, dtype={"name": str})
     worst = ", ".join(
         f"{name} ({refused:.0%}, read as {answer})"
@@ -198,24 +200,23 @@ def _strangers(path: Path, test: dict[str, float], name: str) -> str:
         .itertuples(index=False)
     )
     return (
-        f"{test['strangers_refused']:.1%} of {test['strangers']:,} photos of the set `{name}`, of "
+        f"{test['strangers_refused']:.1%} of {test['strangers']:,} photos of the set "
+        f"`{settings['elsewhere']}` ({evaluated['elsewhere_part']}), of "
         'classes whose names the network has never met, are "unknown"; '
         f"{test['strangers_refused_at_99']:.1%} if 99 % of the test photos shall be known. "
         f"AUROC {test['strangers_auroc']:.4f}. Least refused: {worst}."
     )
 
 
-def _elsewhere(found: dict[str, float] | None, settings: dict[str, Any]) -> str:
+def _elsewhere(evaluated: dict[str, Any], name: str) -> str:
+    found = evaluated.get("elsewhere")
     if not found:
         return ""
-    tracks = settings["elsewhere_tracks"]
-    part = "" if tracks == "all" else f", {tracks} tracks alone"
     return (
-        f"\n\n## Another photo set\n\nOf {found['images']:,} photos of the set "
-        f"`{settings['elsewhere']}`{part}, of {found['classes']} classes whose names the network "
-        f"knows, {found['accuracy']:.2%} are read right ({found['accuracy_low']:.2%} to "
-        f"{found['accuracy_high']:.2%}); balanced accuracy {found['balanced_accuracy']:.2%}. It "
-        "trained on none of them."
+        f"\n\n## Another photo set\n\nOf {found['images']:,} photos of the set `{name}` "
+        f"({evaluated['elsewhere_part']}), of {found['classes']} classes whose names the network "
+        f"knows, {found['accuracy']:.2%} are read right; balanced accuracy "
+        f"{found['balanced_accuracy']:.2%}."
     )
 
 
@@ -223,10 +224,10 @@ def _committee(found: dict[str, float] | None) -> str:
     if not found:
         return ""
     return (
-        f"\n\n## A committee\n\nThe mean answer of {found['classifiers']} such classifiers, in "
-        f"{found['passes']} passes through a network for one photo: accuracy "
-        f"{found['accuracy']:.2%} ({found['accuracy_low']:.2%} to {found['accuracy_high']:.2%}), "
-        f"ECE {found['ece']:.4f}."
+        f"\n\n## A committee\n\nThe mean answer of {found['classifiers']} such classifier"
+        f"{'s' if found['classifiers'] > 1 else ''}, in {found['passes']} passes through a network "
+        f"for one photo: accuracy {found['accuracy']:.2%} ({found['accuracy_low']:.2%} to "
+        f"{found['accuracy_high']:.2%}), ECE {found['ece']:.4f}."
     )
 
 

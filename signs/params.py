@@ -69,6 +69,7 @@ class Synthesize(Block):
     aspect: Annotated[float, Field(ge=0, le=0.5)]
     rotation: Annotated[float, Field(ge=0, le=45)]
     perspective: Annotated[float, Field(ge=0, le=0.5)]
+    bend: Annotated[float, Field(ge=0, le=0.2)]
     hue: Annotated[float, Field(ge=0, le=60)]
     saturation: Annotated[Range, _within(0, 3)]
     brightness: Annotated[Range, _within(1, 1000)]
@@ -224,6 +225,12 @@ class Params(Block):
                 f"evaluate.elsewhere and dataset are both {self.dataset!r}; "
                 "name another set or set evaluate.elsewhere_photos to 0"
             )
+        drawn = self.train.recipe.drawn
+        if self.evaluate.elsewhere_photos and self.evaluate.elsewhere == "synthetic" and drawn:
+            raise ValueError(
+                "evaluate.elsewhere is 'synthetic', but drawn photos train beside the others "
+                f"(train.{self.train.network}.drawn is {drawn:g}); name another set"
+            )
         return self
 
     @property
@@ -270,6 +277,8 @@ def _describe(problem: Any) -> str:
     hint = ""
     if problem["type"] == "float_type" and isinstance(problem["input"], str):
         hint = " (in YAML, 1e-3 is a text; write 0.001 or 1.0e-3)"
+    if location[:2] == ("evaluate", "committee"):
+        return f"{key} = {problem['input']!r}: a list of experiments or git revisions, as texts"
     if problem["type"] == "string_pattern_mismatch":
         return f"{key} = {problem['input']!r}: a folder name of letters, digits, _, . and -"
     return f"{key} = {problem['input']!r}: {problem['msg']}{hint}"

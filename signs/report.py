@@ -248,17 +248,17 @@ def _elsewhere(evaluated: Json, params: Json) -> str:
     figures = evaluated.get("elsewhere", {})
     if not figures:
         return ""
-    settings = params.get("evaluate", {})
-    tracks = settings.get("elsewhere_tracks", "all")
-    part = "" if tracks == "all" else f" ({tracks} tracks alone)"
-    interval = f"{_percent(figures['accuracy_low'])} to {_percent(figures['accuracy_high'])}"
     return (
-        f"<p>Of {_count(figures['images'])} photos of the set "
-        f"{_text(settings.get('elsewhere'))}{part}, of {_count(figures['classes'])} classes whose "
-        f"names the network knows, {_percent(figures['accuracy'])} are read right (95 % interval "
-        f"{interval}); balanced accuracy {_percent(figures['balanced_accuracy'])}, ECE "
-        f"{_number(figures['ece'], 4)}. It trained on none of that set's photos.</p>\n"
+        f"<p>Of {_count(figures['images'])} photos of the set {_elsewhere_set(evaluated, params)}, "
+        f"of {_count(figures['classes'])} classes whose names the network knows, "
+        f"{_percent(figures['accuracy'])} are read right; balanced accuracy "
+        f"{_percent(figures.get('balanced_accuracy'))}, ECE {_number(figures.get('ece'), 4)}.</p>\n"
     )
+
+
+def _elsewhere_set(evaluated: Json, params: Json) -> str:
+    part = _text(evaluated.get("elsewhere_part", "all photos"))
+    return f"{_text(params.get('evaluate', {}).get('elsewhere'))} ({part})"
 
 
 def _committee(evaluated: Json) -> str:
@@ -273,9 +273,13 @@ def _committee(evaluated: Json) -> str:
         "strangers_refused_at_99": ("strangers refused, 99 % known", _percent),
     }
     rows = [
-        [name, show(alone.get(key)), show(together.get(key))]
+        [name, show(alone.get(key)), show(together[key])]
         for key, (name, show) in measures.items()
+        if key in together
     ]
+    if "elsewhere_accuracy" in together:
+        figures = evaluated["elsewhere"]["accuracy"], together["elsewhere_accuracy"]
+        rows.append(["accuracy in the other photo set", *map(_percent, figures)])
     rows.append(["networks", "1", _count(together["classifiers"])])
     rows.append(["passes through a network for one photo", "1", _count(together["passes"])])
     caption = "The mean answer of several networks or places of the photo, beside the one network"
@@ -289,7 +293,7 @@ def _strangers(metrics: Path, evaluated: Json, params: Json) -> str:
     test = evaluated.get("test", {})
     text = (
         f"<p>{_percent(test.get('strangers_refused'))} of {_count(test.get('strangers'))} photos "
-        f"of the set {_text(params.get('evaluate', {}).get('elsewhere'))}, of classes whose names "
+        f"of the set {_elsewhere_set(evaluated, params)}, of classes whose names "
         'the network has never met, are "unknown"; '
         f"{_percent(test.get('strangers_refused_at_99'))} are if 99 % of the test photos shall be "
         f"known. AUROC: {_number(test.get('strangers_auroc'), 4)}, the probability that a test "

@@ -85,11 +85,12 @@ def evaluate() -> None:
     if settings.evaluate.corruption_photos:
         table = _corrupt(model, samples[on[splits.TEST]], data, settings.evaluate)
         measured[splits.TEST]["corrupted_accuracy"] = round(float(table["accuracy"].mean()), 5)
-    asked = settings.evaluate
+    asked, more = settings.evaluate, {}
     if asked.elsewhere_photos:
         own = classifier.energy_scores(logits[on[splits.TEST]])
-        strange, measured["elsewhere"] = _go_elsewhere(model, own, asked)
+        strange, measured["elsewhere"], part = _go_elsewhere(model, own, asked)
         measured[splits.TEST] |= strange
+        more["elsewhere_part"] = part
     if asked.committee or asked.shifts:
         measured["committee"] = _ask_committee(model, samples, data, asked)
     details = {
@@ -98,6 +99,7 @@ def evaluate() -> None:
         "threshold": model.about.threshold,
         "energy_threshold": model.about.energy_threshold,
         **agreement,
+        **more,
     }
     _write_json(METRICS / "details.json", details)
     figures = measured[splits.TEST].copy()
@@ -122,7 +124,7 @@ def evaluate() -> None:
 
 def _go_elsewhere(
     model: classifier.Classifier, own: npt.NDArray[np.float64], settings: params.Evaluate
-) -> tuple[dict[str, float], dict[str, float]]:
+) -> tuple[dict[str, float], dict[str, float], str]:
     """Strangers, and the network's classes, in another photo set; tables and a picture.
 
     Args:
@@ -131,9 +133,10 @@ def _go_elsewhere(
         settings: which set, and how much of it.
 
     Returns:
-        Figures of the strangers and of the others; each is empty if there are none.
+        Figures of the strangers and of the others, empty if there are none, and which part of
+        the set they were measured on.
     """
-    found, logits = elsewhere.answers(
+    found, logits, part = elsewhere.answers(
         model,
         settings.elsewhere,
         settings.elsewhere_photos,
@@ -146,7 +149,7 @@ def _go_elsewhere(
         refused = _meet_strangers(model, own, found[strange], logits[strange])
     if not strange.all():
         figures = _measure(found[~strange], logits[~strange], model)
-    return refused, figures
+    return refused, figures, part
 
 
 def _meet_strangers(
@@ -208,16 +211,19 @@ def _ask_committee(
     temperature = calibration.fit_temperature(logits[~on_test], labels[~on_test])
     figures = measures.figures(labels[on_test], logits[on_test], temperature)
     if settings.elsewhere_photos:
-        found, strange = elsewhere.answers(
+        found, other, _ = elsewhere.answers(
             together,
             settings.elsewhere,
             settings.elsewhere_photos,
             settings.elsewhere_tracks,
             settings.batch_size,
         )
-        strange = strange[found["label"] == elsewhere.STRANGER]
-        if len(strange):
-            own, others = (classifier.energy_scores(x) for x in (logits[on_test], strange))
+        strange = (found["label"] == elsewhere.STRANGER).to_numpy()
+        if not strange.all():
+            right = other[~strange].argmax(axis=1) == found["label"][~strange]
+            figures["elsewhere_accuracy"] = round(float(right.mean()), 5)
+        if strange.any():
+            own, others = map(classifier.energy_scores, (logits[on_test], other[strange]))
             figures["strangers_refused_at_99"] = round(elsewhere.refused_at(0.99, own, others), 5)
             figures["strangers_auroc"] = round(elsewhere.auroc(own, others), 5)
     return {"classifiers": len(members), "passes": together.passes, **figures}
@@ -354,8 +360,9 @@ def _measure(
         "known": known.mean(),
         "known_precision": correct[known].mean() if known.any() else 1.0,
     }
+    groups = samples["group"].nunique() if (samples["group"] != "").any() else None
     return {
-        "groups": samples["group"].nunique(),
+        **({} if groups is None else {"groups": groups}),
         **measures.figures(labels, logits, model.about.temperature),
         **measures.rounded(shares),
     }

@@ -30,7 +30,7 @@ SETTINGS: dict[str, Any] = {
         "seed": 7,
         "recipe": {"epochs": 12, "steps_per_epoch": 200, "batch_size": 64},
     },
-    "evaluate": {"elsewhere": "gtsrb", "elsewhere_tracks": "all"},
+    "evaluate": {"elsewhere": "gtsrb", "elsewhere_photos": 9},
     "provenance": {"version": "v1-abc", "commit": "0123abc", "outliers": ""},
 }
 CLASSES = [
@@ -134,12 +134,33 @@ def test_bad_conditions_and_strangers(metrics: Path) -> None:
     figures = {"strangers": 3, "strangers_refused": 0.25, "strangers_refused_at_99": 0.5}
     details = json.loads((metrics / "evaluate/details.json").read_text())
     details["test"] |= figures | {"strangers_auroc": 0.9}
+    details["elsewhere_part"] = "odd tracks"
     write_json(metrics / "evaluate/details.json", details)
     text = card(metrics)
     assert text.index("| fog | 70.0% | 70.0% |") < text.index("| noise | 85.0% | 80.0% |")
-    assert "25.0% of 3 photos of the set `gtsrb`" in text
+    assert "25.0% of 3 photos of the set `gtsrb` (odd tracks)" in text
     assert "50.0% if 99 % of the test photos" in text
     assert "Least refused: 50 (25%, read as None)." in text
+
+
+def test_another_set_and_a_committee_are_told_if_there_are(metrics: Path) -> None:
+    text = card(metrics)
+    assert "## Another photo set" not in text
+    assert "## A committee" not in text
+    details = json.loads((metrics / "evaluate/details.json").read_text())
+    details["elsewhere"] = TEST | {"images": 1234, "classes": 43, "accuracy": 0.9712}
+    details["committee"] = TEST | {"classifiers": 1, "passes": 9, "accuracy": 0.9876}
+    write_json(metrics / "evaluate/details.json", details | {"elsewhere_part": "even tracks"})
+    text = card(metrics)
+    assert "Of 1,234 photos of the set `gtsrb` (even tracks)" in text
+    assert "97.12% are read right" in text
+    assert "mean answer of 1 such classifier, in 9 passes" in text
+    assert "accuracy 98.76%" in text
+
+
+def test_what_was_not_asked_for_is_called_so(metrics: Path) -> None:
+    text = card(metrics, evaluate={"elsewhere": "gtsrb", "elsewhere_photos": 0})
+    assert "Not measured (`evaluate.elsewhere_photos: 0`)" in text
 
 
 def test_outliers_are_declared(metrics: Path) -> None:

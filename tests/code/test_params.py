@@ -150,6 +150,16 @@ def test_a_set_is_not_its_own_stranger(content: dict[str, Any], tmp_path: Path) 
     assert said.startswith("evaluate.elsewhere and dataset are both 'synthetic'")
 
 
+def test_drawn_photos_that_train_are_no_other_set(content: dict[str, Any], tmp_path: Path) -> None:
+    content["dataset"] = "gtsrb"
+    content["evaluate"]["elsewhere"] = "synthetic"
+    said = problem(content, tmp_path)
+    assert said.startswith("evaluate.elsewhere is 'synthetic', but drawn photos train")
+    content["train"]["compact"]["drawn"] = 0.0
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    assert load(tmp_path / "params.yaml").evaluate.elsewhere == "synthetic"
+
+
 def test_a_fold_that_does_not_exist(content: dict[str, Any], tmp_path: Path) -> None:
     content["preprocess"]["split"].update(folds=5, fold=5)
     said = problem(content, tmp_path)

@@ -343,11 +343,25 @@ def test_strangers_are_shown_if_they_were_met(metrics):
     details["test"] |= {"strangers": 1203, "strangers_refused": 0.42, "strangers_auroc": 0.9765}
     write_json(metrics / "evaluate/details.json", details)
     text, parsed = page(metrics, evaluate={"elsewhere": "gtsrb"})
-    assert "42.00 % of 1,203 photos of the set gtsrb" in parsed.text
+    assert "42.00 % of 1,203 photos of the set gtsrb (all photos)" in parsed.text
     assert "0.9765" in parsed.text
     assert "1,200 25.00 % 0.610 Stop" in parsed.text
     assert "3 100.00 % 0.200 None" in parsed.text
     assert "<script" not in text
+
+
+def test_another_set_and_a_committee_are_shown_if_they_were_measured(metrics):
+    assert "Another photo set" not in page(metrics)[1].text
+    details = json.loads((metrics / "evaluate/details.json").read_text())
+    test = details["test"]
+    details["elsewhere"] = test | {"images": 1234, "accuracy": 0.9712}
+    details["committee"] = test | {"classifiers": 3, "passes": 27, "elsewhere_accuracy": 0.9876}
+    write_json(metrics / "evaluate/details.json", details | {"elsewhere_part": "even tracks"})
+    _, parsed = page(metrics, evaluate={"elsewhere": "gtsrb"})
+    assert "Of 1,234 photos of the set gtsrb (even tracks)" in parsed.text
+    assert "accuracy in the other photo set 97.12 % 98.76 %" in parsed.text
+    assert "networks 1 3" in parsed.text
+    assert "for one photo 1 27" in parsed.text
 
 
 @pytest.mark.parametrize("threshold", [-5.0, 0.0, 1.0, 50.0])

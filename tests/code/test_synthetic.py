@@ -176,8 +176,8 @@ def test_photo_shows_its_class(settings: Synthesize) -> None:
             "noise": Range(low=0, high=0),
             "quality": Range(low=95, high=95),
         }
-        | dict.fromkeys(("shift", "aspect", "rotation", "perspective", "hue", "haze", "shade"), 0.0)
-        | dict.fromkeys(("fade", "wear", "occlusion", "aliasing", "mosaic"), 0.0)
+        | dict.fromkeys(("shift", "aspect", "rotation", "perspective", "bend", "hue", "haze"), 0.0)
+        | dict.fromkeys(("shade", "fade", "wear", "occlusion", "aliasing", "mosaic"), 0.0)
     )
     inside = slice(12, 52), slice(12, 52)
     drawn = {
@@ -196,7 +196,7 @@ def test_photo_shows_its_class(settings: Synthesize) -> None:
         assert max(likeness, key=lambda key: likeness[key])[0] == class_id
 
 
-def test_a_mosaic_leaves_plain_colours_and_fringes_fine_lines(settings: Synthesize) -> None:
+def test_a_mosaic_leaves_plain_colours_and_fringes_fine_lines() -> None:
     plain = np.empty((9, 11, 3), np.uint8)
     plain[:] = 10, 100, 200
     assert (synthetic._mosaic(plain) == plain).all()
@@ -206,7 +206,7 @@ def test_a_mosaic_leaves_plain_colours_and_fringes_fine_lines(settings: Synthesi
     assert np.ptp(seen, axis=2).max() > 100
 
 
-@pytest.mark.parametrize("knob", ["aliasing", "mosaic", "haze", "wear", "fade"])
+@pytest.mark.parametrize("knob", ["aliasing", "mosaic", "bend", "haze", "wear", "fade"])
 def test_each_knob_changes_photos(knob: str, settings: Synthesize) -> None:
     without, much = (settings.model_copy(update={knob: value}) for value in (0.0, 1.0))
     photos = [

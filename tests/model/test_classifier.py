@@ -89,14 +89,15 @@ def test_answers(folder: Path) -> None:
 
 def test_known_is_what_is_sure_and_familiar(folder: Path) -> None:
     found = Classifier(folder)
-    logits = np.array([[16, 0, 0, 0], [10, 10, 0, 0], [4, 0, 0, 0], [4, 0, -4, -4]], np.float32)
+    logits = np.array([[16, 0, 0, 0], [10, 10, 0, 0], [4, 0, -4, -4], [1, 1, 0, 0]], np.float32)
     scores = [math.log(sum(math.exp(x) for x in row)) for row in logits.tolist()]
     assert energy_scores(logits) == pytest.approx(scores, abs=1e-6)
-    # Sure and familiar; torn between two; neither; sure but like nothing it was trained with.
+    # Sure and familiar; torn between two; sure, but like nothing it was trained with; neither.
     assert found.known(logits).tolist() == [True, False, False, False]
     assert found.about.temperature == 2
     confidence = probabilities(logits, 2.0).max(axis=1)
-    assert (confidence >= 0.6).tolist() == [True, False, True, True]
+    assert (confidence >= 0.6).tolist() == [True, False, True, False]
+    assert (energy_scores(logits) >= 5).tolist() == [True, True, False, False]
 
 
 def test_energy_scores_of_large_logits_stay_finite() -> None:

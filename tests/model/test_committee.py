@@ -72,6 +72,33 @@ def test_an_experiment_that_is_not_there_is_named(tmp_path: Path) -> None:
         committee.fetch(["big-bird"], same, str(tmp_path))  # type: ignore[arg-type]
 
 
+def test_files_that_are_nowhere_are_asked_for(tmp_path: Path) -> None:
+    """A commit whose classifier lies in no cache and no remote."""
+    for command in (
+        "git init -q",
+        "dvc init -q",
+        "mkdir -p models/classifier",
+        "touch models/classifier/model.onnx",
+        "dvc add -q models/classifier",
+        "git add -A",
+        "git -c user.name=t -c user.email=t@localhost commit -qm start",
+        "rm -rf .dvc/cache models/classifier",
+    ):
+        subprocess.run(command.split(), cwd=tmp_path, check=True)
+    with pytest.raises(UserError, match=r"no classifier of 'HEAD'.*dvc fetch"):
+        committee.fetch(["HEAD"], SimpleNamespace(), str(tmp_path))  # type: ignore[arg-type]
+
+
+def test_a_classifier_of_older_code_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def old(*_: object, **__: object) -> None:
+        raise classifier.ClassifierError("energy_threshold: field required")
+
+    monkeypatch.setattr(committee, "DVCFileSystem", lambda *_, **__: SimpleNamespace(get=got))
+    monkeypatch.setattr(classifier, "Classifier", old)
+    with pytest.raises(UserError, match="classifier of 'old' cannot be used; train it again"):
+        committee.fetch(["old"], SimpleNamespace())  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     "other",
     [

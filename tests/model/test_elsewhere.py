@@ -17,7 +17,7 @@ from signs.errors import UserError
 class Half:
     """A classifier that knows two classes and is sure of the first as far as a photo is bright."""
 
-    about = SimpleNamespace(names=["Stop", "Yield"], provenance={"outliers": ["BUS lane"]})
+    about: SimpleNamespace
 
     def prepare(self, photos: list[Any], regions: list[Any]) -> np.ndarray:
         assert len(photos) == len(regions)
@@ -29,8 +29,12 @@ class Half:
         return np.stack([first, 1 - first], axis=1).astype(np.float32)
 
 
-def look(data: Path, count: int = 100, tracks: str = "all") -> tuple[pd.DataFrame, np.ndarray]:
-    return elsewhere.answers(Half(), "other", count, tracks, 2, data)  # type: ignore[arg-type]
+def look(
+    data: Path, count: int = 100, tracks: str = "all", names: tuple[str, ...] = ("Stop", "Yield")
+) -> tuple[pd.DataFrame, np.ndarray, str]:
+    half = Half()
+    half.about = SimpleNamespace(names=list(names), provenance={"outliers": ["BUS lane"]})
+    return elsewhere.answers(half, "other", count, tracks, 2, data)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -49,7 +53,8 @@ def data(tmp_path: Path) -> Path:
 def test_known_classes_and_strangers_are_told_apart(
     data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found, logits = look(data)
+    found, logits, part = look(data)
+    assert part == "all photos"
     labels = found.groupby("name")["label"].agg(["min", "max", "size"])
     # The outliers' class is neither; the unreadable photo is left out.
     assert labels.T.to_dict("list") == {
@@ -64,7 +69,7 @@ def test_known_classes_and_strangers_are_told_apart(
 
 def test_few_photos_still_see_all_classes(data: Path) -> None:
     (data / "other" / "Village" / "1.png").unlink()
-    found, _ = look(data, count=2)
+    found, _, _ = look(data, count=2)
     strangers = found[found["label"] == elsewhere.STRANGER]
     assert sorted(strangers["name"]) == ["No horn", "Village"]
     assert (found["label"] == 0).sum() == 2
@@ -81,7 +86,10 @@ def test_halves_of_the_tracks(monkeypatch: pytest.MonkeyPatch, data: Path) -> No
     whole = datasets.read("other", data)
     whole.table["track"] = [f"0/{n:05}" for n in range(12)]
     monkeypatch.setattr(datasets, "read", lambda *_: whole)
-    odd, even = look(data, tracks="odd")[0], look(data, tracks="even")[0]
+    odd, _, part = look(data, tracks="odd")
+    assert part == "odd tracks"
+    even, _, part = look(data, tracks="even")
+    assert part == "even tracks"
     numbers = [group[-1] for group in odd["group"]]
     assert set(numbers) <= set("13579")
     everything = set(look(data)[0]["file"])
@@ -90,15 +98,44 @@ def test_halves_of_the_tracks(monkeypatch: pytest.MonkeyPatch, data: Path) -> No
 
 
 def test_a_set_without_tracks_has_no_halves(data: Path) -> None:
-    with pytest.raises(UserError, match="elsewhere_tracks is even, but 'other' has no numbered"):
+    with pytest.raises(UserError, match="elsewhere_tracks is even, but 'other' has no such"):
         look(data, tracks="even")
+
+
+def test_a_half_without_photos_is_named(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
+    whole = datasets.read("other", data)
+    whole.table["track"] = "0/00002"
+    monkeypatch.setattr(datasets, "read", lambda *_: whole)
+    with pytest.raises(UserError, match="elsewhere_tracks is odd, but 'other' has no such"):
+        look(data, tracks="odd")
+
+
+def test_two_known_classes_of_one_name_are_left_out(data: Path) -> None:
+    found, _, _ = look(data, names=("Stop", "STOP", "Yield"))
+    assert sorted(set(found["name"])) == ["No horn", "Village"]
+
+
+def test_numbers_are_no_names(data: Path) -> None:
+    for number, name in enumerate(("stop", "No horn", "Village", "Bus lane")):
+        (data / "other" / name).rename(data / "other" / str(number))
+    with pytest.raises(UserError, match=r"numbers for names.*Put a labels\.csv into both"):
+        look(data, names=("0", "1"))
+
+
+def test_a_set_without_a_readable_photo_is_refused(data: Path) -> None:
+    for file in (data / "other").rglob("*.png"):
+        file.write_bytes(b"no photo")
+    with pytest.raises(UserError, match="no photo of 'other' can be read"):
+        look(data)
 
 
 def test_test_photos_of_its_own_come_first(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
     whole = datasets.read("other", data)
     whole.table["fixed_split"] = np.where(whole.table["file"].str.endswith("2.png"), "test", "")
     monkeypatch.setattr(datasets, "read", lambda *_: whole)
-    assert set(look(data, tracks="even")[0]["file"].str[-5:]) == {"2.png"}
+    found, _, part = look(data, tracks="even")
+    assert part == "test photos"
+    assert set(found["file"].str[-5:]) == {"2.png"}
 
 
 def test_auroc_is_the_share_of_pairs_in_order() -> None:

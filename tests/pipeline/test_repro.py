@@ -119,6 +119,12 @@ def test_each_bad_condition_is_measured_on_the_same_photos(finished):
 
 def test_another_set_and_a_committee_are_measured_beside(done, write_photos, stages_in):
     write_photos(done.path("data/second"), 30)
+    for name in ("tiny", "second"):
+        done.path(f"data/{name}/labels.csv").write_text("ClassId,Name\n0,A\n1,B\n2,C\n3,D\n")
+    done.dvc("commit", "--force", "tiny.dvc").succeeds()
+    done.dvc("repro", "train").succeeds()
+    done.commit("Call the classes by names")
+    done.notes()
     done.set(
         **{
             "evaluate.elsewhere": "second",
