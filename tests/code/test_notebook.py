@@ -10,14 +10,15 @@ import pytest
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 
-def words(notebook: nbformat.NotebookNode) -> list[list[str]]:
+def words(notebook: nbformat.NotebookNode) -> list[str]:
     """What each cell printed or showed as a table; pictures depend on the fonts of a machine."""
+    # Joined: what a cell prints arrives in one piece or in several, as it happens.
     return [
-        [
+        "".join(
             output.get("text") or output.get("data", {}).get("text/html", "")
             for output in cell.get("outputs", [])
             if output["output_type"] != "stream" or output["name"] == "stdout"
-        ]
+        )
         for cell in notebook.cells
     ]
 
