@@ -131,17 +131,23 @@ class Classifier:
         """Prepared images, uint8 (N, size, size, channels) → calibrated (N, classes)."""
         return probabilities(self.logits(prepared), self.about.temperature)
 
-    def known(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-        """Logits (N, classes) → (N,) whether to answer with a class; else it is "unknown".
+    def judge(
+        self, logits: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """Logits (N, classes) → calibrated probabilities (N, classes), (N,) whether known.
 
-        The confidence tells one class from another, the energy score known signs from
-        anything else.
+        Where it is not known, "unknown" is the better answer than the likeliest class: the
+        confidence tells one class from another, the energy score known signs from anything else.
         """
-        confidence = probabilities(logits, self.about.temperature).max(axis=1)
-        known: npt.NDArray[np.bool_] = (confidence >= self.about.threshold) & (
+        confidences = probabilities(logits, self.about.temperature)
+        known = (confidences.max(axis=1) >= self.about.threshold) & (
             energy_scores(logits) >= self.about.energy_threshold
         )
-        return known
+        return confidences, known
+
+    def known(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        """Logits (N, classes) → (N,) whether to answer with a class; else it is "unknown"."""
+        return self.judge(logits)[1]
 
     def prepare(
         self, photos: Sequence[images.Image], regions: Sequence[images.Region | None] | None = None

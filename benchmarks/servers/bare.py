@@ -1,0 +1,39 @@
+"""The least that can answer with a classifier: uvicorn, Starlette and ONNX Runtime."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from signs import images
+from signs.classifier import Classifier
+
+classifier = Classifier(Path(os.environ["CLASSIFIER"]), threads=1)
+classifier.logits(np.zeros((1, *classifier.input_shape), np.uint8))
+
+
+async def predict(request: Request) -> Response:
+    """The least answer: class and its probability."""
+    photo = images.decode(await request.body())
+    row = classifier.probabilities(classifier.prepare([photo]))[0]
+    best = int(row.argmax())
+    about = classifier.about
+    return JSONResponse(
+        {
+            "prediction": about.class_ids[best],
+            "name": about.names[best],
+            "confidence": float(row[best]),
+        }
+    )
+
+
+async def ready(_: Request) -> Response:
+    """Whether it is up."""
+    return Response()
+
+
+app = Starlette(routes=[Route("/predict", predict, methods=["POST"]), Route("/readyz", ready)])

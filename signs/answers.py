@@ -1,0 +1,53 @@
+"""What a classifier says of photos, as the HTTP API, the command line and their logs give it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from signs import images
+from signs.classifier import Classifier
+
+TOP = 5
+
+Answer = dict[str, Any]
+
+
+def answers(classifier: Classifier, prepared: npt.NDArray[np.uint8]) -> list[Answer]:
+    """Prepared images, uint8 (N, size, size, channels) → N answers, ready for JSON.
+
+    Each holds `prediction` (class id), `name`, `confidence` (calibrated, 0 to 1), `known`
+    (False: better taken for "unknown"), `top` (the most probable classes, likeliest first) and
+    `model` (the classifier's version).
+    """
+    about = classifier.about
+    confidences, all_known = classifier.judge(classifier.logits(prepared))
+    result = []
+    for row, known in zip(confidences, all_known.tolist(), strict=True):
+        top = [
+            {
+                "prediction": about.class_ids[i],
+                "name": about.names[i],
+                "confidence": round(float(row[i]), 6),
+            }
+            for i in np.argsort(-row, kind="stable")[:TOP].tolist()
+        ]
+        result.append({**top[0], "known": known, "top": top, "model": about.version})
+    return result
+
+
+def answer_photos(classifier: Classifier, photos: Sequence[bytes]) -> list[Answer]:
+    """The bytes of N photos → N answers; `{"error": why}` for each that cannot be used."""
+    result: list[Answer] = [{} for _ in photos]
+    decoded, places = [], []
+    for place, photo in enumerate(photos):
+        try:
+            decoded.append(classifier.prepare([images.decode(photo)])[0])
+            places.append(place)
+        except images.ImageError as error:
+            result[place] = {"error": str(error)}
+    if decoded:
+        for place, answer in zip(places, answers(classifier, np.stack(decoded)), strict=True):
+            result[place] = answer
+    return result
