@@ -55,8 +55,8 @@ class Fronted(bentoml.Service[Any]):  # type: ignore[misc]
 class TrafficSigns:
     """Names the traffic sign on a photo, says how sure it is, and when it does not know."""
 
-    @staticmethod
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
+    @staticmethod
     def check() -> None:
         """Refuse to start, before there are workers, without a usable classifier."""
         try:
