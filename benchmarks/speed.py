@@ -51,8 +51,9 @@ def speed() -> None:
         "repro": measure_repro,
     }
     parser = argparse.ArgumentParser(description="Ratios of speed, side by side.")
-    parser.add_argument("which", nargs="*", default=list(comparisons), choices=list(comparisons))
-    for name in parser.parse_args().which:
+    parser.add_argument("which", nargs="*", default="all", choices=["all", *comparisons])
+    which = parser.parse_args().which
+    for name in comparisons if "all" in which else which:
         print(json.dumps({name: comparisons[name]()}, indent=2), flush=True)
 
 

@@ -1,0 +1,256 @@
+"""The service beside other ways to serve: requests/s, p99, start, processor time, memory.
+
+    make benchmark-serving                      all of them, some minutes
+    make benchmark-serving ARGS='ours bare'     some of them
+
+original  Flask and `model.predict`, the original project's network
+rival     BentoML's image parameter and a call of the Keras model, the compact network
+bare      uvicorn, Starlette and ONNX Runtime, the compact network, as many workers as ours
+ours      `bentoml serve`, photos as bodies
+form      the same, photos as fields of a form
+
+Needs what `make` leaves in models/ and data/synthetic, and wrk (Debian: apt install wrk). In each
+round all take turns; figures are medians of the rounds. wrk takes its share of the same cores.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from signs import classifier
+from signs.errors import UserError, run_stage
+from signs.parallel import cores
+
+PHOTOS = Path("data/synthetic/images.zip")
+PHOTO_COUNT = 200
+# A sign on a photo of a camera, as it is sent: neither the least nor the largest.
+SIDES = range(40, 100)
+CONCURRENCIES = (1, 8, 32)
+ROUNDS = 3
+SECONDS = 6
+WARM_UP_SECONDS = 2
+START_SECONDS = 120
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+BOUNDARY = "frontier"
+SCRIPT = """
+local bodies = {}
+for i = 1, %(count)d do
+    -- wrk has no room for sockets beside many open files.
+    local file = io.open("%(folder)s/" .. i, "rb")
+    bodies[i] = file:read("*a")
+    file:close()
+end
+local i = 0
+function request()
+    i = i %% %(count)d + 1
+    return wrk.format("POST", "/predict", {["Content-Type"] = "%(kind)s"}, bodies[i])
+end
+function done(summary, latency, requests)
+    local e = summary.errors
+    local failed = e.connect + e.read + e.write + e.status + e.timeout
+    io.write(string.format('{"requests": %%d, "seconds": %%f, "failed": %%d, "p99_ms": %%f}\\n',
+        summary.requests, summary.duration / 1e6, failed, latency:percentile(99) / 1e3))
+end
+"""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to serve."""
+
+    command: tuple[str, ...]
+    form: bool = False
+
+
+def _bentoml(service: str) -> tuple[str, ...]:
+    return (str(BIN / "bentoml"), "serve", service, "--host", "127.0.0.1", "--port", "{port}")
+
+
+CONTENDERS = {
+    "original": Contender((sys.executable, "-m", "benchmarks.servers.original"), form=True),
+    "rival": Contender(_bentoml("benchmarks.servers.rival:Rival"), form=True),
+    "bare": Contender(
+        (
+            *(sys.executable, "-m", "uvicorn", "benchmarks.servers.bare:app", "--no-access-log"),
+            *("--host", "127.0.0.1", "--port", "{port}", "--workers", str(cores())),
+        )
+    ),
+    "ours": Contender(_bentoml("service:TrafficSigns")),
+    "form": Contender(_bentoml("service:TrafficSigns"), form=True),
+}
+
+
+def serving() -> None:
+    """Measure and print as JSON."""
+    parser = argparse.ArgumentParser(description="The service beside other ways to serve.")
+    parser.add_argument("which", nargs="*", default="all", choices=["all", *CONTENDERS])
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    arguments = parser.parse_args()
+    chosen = list(CONTENDERS) if "all" in arguments.which else arguments.which
+    figures: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
+    with tempfile.TemporaryDirectory() as folder:
+        photos = _photos()
+        for form in (False, True):
+            _write_requests(Path(folder), photos, form)
+        for number in range(arguments.rounds):
+            for name in chosen:
+                print(f"round {number + 1} of {arguments.rounds}: {name}", file=sys.stderr)
+                figures[name].append(_measure(CONTENDERS[name], Path(folder)))
+    medians = {
+        name: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        for name, runs in figures.items()
+    }
+    print(json.dumps({"photos": len(photos), "cores": cores(), **medians}, indent=2))
+    if "ours" in medians:
+        print(json.dumps({"ours against": _ratios(medians)}, indent=2))
+
+
+def _ratios(medians: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Of `ours` to each other; below 1 is good for times and memory, above 1 for requests/s."""
+    ours = medians["ours"]
+    return {
+        name: {key: round(ours[key] / value, 3) for key, value in other.items() if value}
+        for name, other in medians.items()
+        if name != "ours"
+    }
+
+
+def _photos() -> list[bytes]:
+    """Drawn photos, as the synthesize stage left them."""
+    import cv2
+    import numpy as np
+
+    if not PHOTOS.exists() or not (classifier.FOLDER / classifier.MODEL).exists():
+        raise UserError(f"{PHOTOS} or {classifier.FOLDER} is missing; `make` makes both.")
+    found: list[bytes] = []
+    with zipfile.ZipFile(PHOTOS) as archive:
+        names = sorted(name for name in archive.namelist() if not name.endswith(("/", ".csv")))
+        for name in names[:: max(1, len(names) // (20 * PHOTO_COUNT))]:
+            content = archive.read(name)
+            decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+            if decoded is not None and decoded.shape[0] in SIDES and len(found) < PHOTO_COUNT:
+                found.append(content)
+    return found
+
+
+def _write_requests(folder: Path, photos: list[bytes], form: bool) -> None:
+    """The bodies to send, one file each, and the script that makes wrk send them in turn."""
+    bodies = folder / f"bodies-{form}"
+    bodies.mkdir()
+    head = (
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="sign.jpg"\r\n'
+        "Content-Type: image/jpeg\r\n\r\n"
+    ).encode()
+    for number, photo in enumerate(photos, 1):
+        body = head + photo + f"\r\n--{BOUNDARY}--\r\n".encode() if form else photo
+        (bodies / str(number)).write_bytes(body)
+    kind = f"multipart/form-data; boundary={BOUNDARY}" if form else "image/jpeg"
+    script = SCRIPT % {"count": len(photos), "folder": bodies, "kind": kind}
+    (folder / f"{form}.lua").write_text(script, encoding="utf-8")
+
+
+def _measure(contender: Contender, folder: Path) -> dict[str, float]:
+    """Start it, ask it at each concurrency, stop it."""
+    started = time.perf_counter()
+    with _running(contender, folder) as (address, process):
+        _wait_for_answer(address, process, contender, folder)
+        figures = {"start_seconds": round(time.perf_counter() - started, 2)}
+        script = folder / f"{contender.form}.lua"
+        _wrk(address, script, 8, WARM_UP_SECONDS)
+        for concurrency in CONCURRENCIES:
+            before = _processor_seconds(process)
+            run = _wrk(address, script, concurrency, SECONDS)
+            spent = _processor_seconds(process) - before
+            if run["failed"]:
+                raise UserError(f"{run['failed']} of {run['requests']} requests failed.")
+            figures |= {
+                f"requests_per_second_c{concurrency}": round(run["requests"] / run["seconds"], 1),
+                f"p99_ms_c{concurrency}": round(run["p99_ms"], 1),
+                f"processor_ms_c{concurrency}": round(1000 * spent / run["requests"], 3),
+            }
+        figures["memory_mb"] = round(_memory(process) / 2**20)
+    return figures
+
+
+@contextlib.contextmanager
+def _running(contender: Contender, folder: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {
+        "BENTOML_HOME": str(folder / "bentoml"),
+        "CLASSIFIER": str(ROOT / classifier.FOLDER),
+        "PORT": str(port),
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [part.format(port=port) for part in contender.command]
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=ROOT)
+    try:
+        yield f"http://127.0.0.1:{port}", process
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _wait_for_answer(
+    address: str, process: "subprocess.Popen[bytes]", contender: Contender, folder: Path
+) -> None:
+    body = (folder / f"bodies-{contender.form}" / "1").read_bytes()
+    kind = f"multipart/form-data; boundary={BOUNDARY}" if contender.form else "image/jpeg"
+    request = urllib.request.Request(f"{address}/predict", body, {"Content-Type": kind})
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=30):
+            return
+        time.sleep(0.05)
+    log = (folder / "server.log").read_text(encoding="utf-8", errors="replace")
+    raise UserError(f"{' '.join(contender.command)} does not answer:\n{log[-2000:]}")
+
+
+def _wrk(address: str, script: Path, concurrency: int, seconds: int) -> dict[str, float]:
+    command = ["wrk", "--threads", "1", "--connections", str(concurrency)]
+    command += ["--duration", f"{seconds}s", "--timeout", "30s", "--script", str(script), address]
+    try:
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise UserError("wrk is missing; on Debian and Ubuntu: apt install wrk.") from error
+    run: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return run
+
+
+def _family(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
+    parent = psutil.Process(process.pid)
+    return [parent, *parent.children(recursive=True)]
+
+
+def _processor_seconds(process: "subprocess.Popen[bytes]") -> float:
+    return sum(sum(p.cpu_times()[:2]) for p in _family(process))
+
+
+def _memory(process: "subprocess.Popen[bytes]") -> float:
+    """What shared pages come to, each counted once (PSS), in bytes."""
+    return float(sum(p.memory_full_info().pss for p in _family(process)))
+
+
+if __name__ == "__main__":
+    run_stage(serving)
