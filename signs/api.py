@@ -6,7 +6,6 @@ field, and decodes whatever it is sent (README, "Speed", has the ratios).
 """
 
 import asyncio
-import json
 import logging
 import random
 import re
@@ -20,6 +19,7 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 import yaml
+from pydantic_core import to_json
 
 from signs import forms, images, saliency
 from signs.answers import Answer, answer_photos
@@ -62,7 +62,6 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 T = TypeVar("T")
 
 _log = logging.getLogger("bentoml.signs")
-_encoder = json.JSONEncoder(ensure_ascii=False)
 
 
 @dataclass(slots=True)
@@ -115,7 +114,7 @@ class Worker:
         self.classifier = Classifier(folder, threads=1)
         about = self.classifier.about
         self.monitoring = Monitoring(about.class_ids)
-        self.model = json_bytes(_describe(self.classifier))
+        self.model = to_json(_describe(self.classifier))
         self.page = (HERE / "demo.html").read_bytes()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="photos")
         self._waiting = 0
@@ -237,12 +236,12 @@ class Api:
             return
         except Refused as refused:
             reply = Reply(
-                json_bytes({"error": str(refused)}), refused.status, headers=refused.headers
+                to_json({"error": str(refused)}), refused.status, headers=refused.headers
             )
             request.details["error"] = str(refused)
         except Exception:
             _log.exception("Request %s failed", request_id)
-            reply = Reply(json_bytes({"error": f"internal error, request {request_id}"}), 500)
+            reply = Reply(to_json({"error": f"internal error, request {request_id}"}), 500)
         finally:
             if request.held:
                 self._worker().held -= request.held
@@ -276,7 +275,7 @@ class Api:
             raise _refused_photo(answer["error"])
         for key in ("prediction", "confidence", "known"):
             request.details[key] = answer[key]
-        return Reply(json_bytes(answer))
+        return Reply(to_json(answer))
 
     async def _predict_batch(self, request: Request) -> Reply:
         worker = self._worker()
@@ -289,7 +288,7 @@ class Api:
         if max(map(len, photos)) > MAX_PHOTO:
             raise _too_large(MAX_PHOTO)
         request.details["photos"] = len(photos)
-        return Reply(json_bytes(await worker.answers(request, photos)))
+        return Reply(to_json(await worker.answers(request, photos)))
 
     async def _explain(self, request: Request) -> Reply:
         photo = await self._photo(request)
@@ -312,7 +311,7 @@ class Api:
         document["info"] = ours["info"]
         document["paths"] = ours["paths"] | document["paths"]
         document["components"] = ours["components"]
-        return Reply(json_bytes(document))
+        return Reply(to_json(document))
 
     async def _photo(self, request: Request) -> bytes:
         """The one photo of a request, from a form or as the body itself."""
@@ -354,11 +353,6 @@ class Api:
             why = f"the body did not arrive within {BODY_TIMEOUT:.0f} s"
             raise Refused(408, why, (b"connection", b"close")) from error
         return b"".join(chunks)
-
-
-def json_bytes(content: object) -> bytes:
-    """As the body of an answer."""
-    return _encoder.encode(content).encode()
 
 
 def _files(body: bytes, content_type: str, name: str, most: int) -> list[bytes]:

@@ -1,6 +1,5 @@
 """What a running service tells of itself: metrics, a log of requests, a log of predictions."""
 
-import json
 import logging
 import os
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import bentoml
+from pydantic_core import to_json
 
 from signs.answers import Answer
 
@@ -69,8 +69,8 @@ class Monitoring:
         }
         # As one write: the lines of several workers do not mix. The logging module takes thrice
         # as long to find out where it was called from.
-        sys.stdout.write(json.dumps(entry | details) + "\n")
-        sys.stdout.flush()
+        sys.stdout.buffer.write(to_json(entry | details) + b"\n")
+        sys.stdout.buffer.flush()
 
     def photo(self, request_id: str, answer: Answer, photo: bytes) -> None:
         """One photo and what was answered."""
