@@ -24,7 +24,7 @@ unexport PYTHONDONTWRITEBYTECODE
 HIDDEN_COLUMNS := /|^(Created|State|Executor|accuracy_low|accuracy_high|log_loss|top3_accuracy|ece_uncalibrated|images_per_second)$$
 
 ##@ Run
-.PHONY: pipeline data results trials benchmark experiments notebook
+.PHONY: pipeline data results trials benchmark benchmark-serving experiments notebook
 
 pipeline: setup  ## Run the whole pipeline and print its metrics (the default)
 	@$(BIN)/dvc repro $(ARGS)
@@ -43,6 +43,9 @@ experiments: setup  ## Compare the experiments run so far
 benchmark: setup  ## Measure the speed of the pipeline and of the classifier
 	@$(BIN)/python -m benchmarks.speed $(ARGS)
 
+benchmark-serving: setup-dev  ## Measure the service beside other ways to serve (needs wrk)
+	@$(BIN)/python -m benchmarks.serving $(ARGS)
+
 results: setup  ## Make the README's numbers again (long)
 	@$(BIN)/python -m benchmarks.results $(ARGS)
 
@@ -51,6 +54,23 @@ trials: setup  ## Compare settings on validation photos (long)
 
 notebook: setup-dev  ## Execute the notebook anew, after other results
 	@$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+
+##@ Serve
+.PHONY: serve bento image
+
+# Where `make serve` listens; HOST=0.0.0.0 for other machines, too.
+HOST = 127.0.0.1
+PORT = 3000
+
+serve: setup  ## Answer over HTTP with the trained classifier (PORT=3001 HOST=0.0.0.0)
+	@echo "Once it has started, the page is at http://$(HOST):$(PORT)/demo"
+	@$(BIN)/bentoml serve service:TrafficSigns --host $(HOST) --port $(PORT) $(ARGS)
+
+bento: setup  ## Pack the service and the classifier as a bento
+	@sh containers/build.sh bento
+
+image: setup  ## Build an image of that bento with docker, podman or buildah (ENGINE=podman)
+	@sh containers/build.sh image $(ARGS)
 
 ##@ Develop
 .PHONY: test lint format hooks lock
@@ -102,4 +122,4 @@ help:  ## Show this list
 	@echo "Usage: make [target] [ARGS='...'] [PYTHON=python3.12]"
 	@awk 'BEGIN { FS = ":.*## " } \
 		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
-		/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+		/^[a-z-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' Makefile

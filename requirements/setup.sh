@@ -120,17 +120,28 @@ supported "$has" || make_environment
 pinned=$(sed -n 's/^uv==\([^ ]*\).*/\1/p' requirements/uv.txt)
 case "$("$uv" --version 2>/dev/null) " in "uv $pinned "*) ;; *) install_uv ;; esac
 
+# `signs` beside `dvc` and `bentoml`, from whatever folder.
+command_line() {
+    [ -x .venv/bin/signs ] || {
+        printf '%s\n' '#!/bin/sh' 'bin=$(dirname -- "$(readlink -f -- "$0")")' \
+            'PYTHONPATH=$bin/../..${PYTHONPATH:+:$PYTHONPATH} exec "$bin/python" -m signs "$@"' \
+            >.venv/bin/signs && chmod +x .venv/bin/signs
+    }
+}
+
 # The development environment contains the pipeline's: never go back from it.
 if [ "$wanted" = pipeline ] && [ -e .venv/.development ]; then wanted=development; fi
 case $wanted in
 uv) ;;
 pipeline)
+    command_line
     cmp -s requirements/pipeline.txt .venv/.pipeline || {
         echo "Installing the pipeline's packages (about 3 GB on disk, some minutes the first time) ..."
         install pipeline
     }
     ;;
 development)
+    command_line
     cmp -s requirements/development.txt .venv/.development || {
         echo "Installing the pipeline's and the development packages (about 3 GB on disk, some minutes the first time) ..."
         install development

@@ -27,7 +27,6 @@ from signs.classifier import Classifier
 from signs.monitoring import Monitoring
 
 MAX_BATCH = 64
-MAX_PHOTO = 20 * 2**20
 MAX_BODY = 64 * 2**20
 # Bytes of bodies that one worker holds at a time.
 MAX_HELD = 4 * MAX_BODY
@@ -235,9 +234,7 @@ class Api:
         except Gone:
             return
         except Refused as refused:
-            reply = Reply(
-                to_json({"error": str(refused)}), refused.status, headers=refused.headers
-            )
+            reply = Reply(to_json({"error": str(refused)}), refused.status, headers=refused.headers)
             request.details["error"] = str(refused)
         except Exception:
             _log.exception("Request %s failed", request_id)
@@ -285,8 +282,8 @@ class Api:
         if not kind.lower().startswith("multipart/form-data"):
             raise Refused(415, "send a multipart form with 1 to 64 files in fields 'images'")
         photos = _files(body, kind, "images", MAX_BATCH)
-        if max(map(len, photos)) > MAX_PHOTO:
-            raise _too_large(MAX_PHOTO)
+        if max(map(len, photos)) > images.MAX_BYTES:
+            raise _too_large(images.MAX_BYTES)
         request.details["photos"] = len(photos)
         return Reply(to_json(await worker.answers(request, photos)))
 
@@ -316,7 +313,7 @@ class Api:
     async def _photo(self, request: Request) -> bytes:
         """The one photo of a request, from a form or as the body itself."""
         self._worker().refuse_overload()
-        body = await self._body(request, MAX_PHOTO)
+        body = await self._body(request, images.MAX_BYTES)
         kind = request.headers.get(b"content-type", b"")
         lower = kind.lower()
         if lower.startswith((b"image/", b"application/octet-stream")):

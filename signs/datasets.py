@@ -12,8 +12,6 @@ from the folder names.
 
 import csv
 import io
-import os
-import struct
 import zipfile
 import zlib
 from dataclasses import dataclass, field
@@ -22,8 +20,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
+from signs.archives import Archive
 from signs.errors import UserError
-from signs.images import Region
+from signs.images import SUFFIXES, Region
 
 DATA = Path("data")
 LABELS = Path(__file__).parent / "labels"
@@ -36,13 +35,6 @@ GTSRB_COLUMNS = ["Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "R
 # Sets that are known under their name must be whole. Copies of GTSRB with 26,640 training
 # images (class 0: 150) are in circulation; accuracies on them compare with nothing.
 EXPECTED_FILES = {"signs": {"training": 4_170}, "gtsrb": {"training": 39_209, "test": 12_630}}
-
-# PKWARE's APPNOTE.TXT, 4.3.7: signature, 22 bytes, lengths of file name and extra field.
-LOCAL_HEADER = struct.Struct("<26xHH")
-LONGEST_EXTRA = 128
-ENCRYPTED = 0x1
-
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".webp"}
 
 COLUMNS = ["file", "class_id", "track", "fixed_split", "left", "top", "right", "bottom"]
 
@@ -111,7 +103,7 @@ class Reader:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._archives: dict[str, _Archive] = {}
+        self._archives: dict[str, Archive] = {}
 
     def read(self, file: str) -> bytes:
         """The file's bytes.
@@ -123,47 +115,8 @@ class Reader:
         if not zipped:
             return (self._folder / file).read_bytes()
         if archive not in self._archives:
-            self._archives[archive] = _Archive(self._folder / f"{archive}.zip")
-        try:
-            return self._archives[archive].read(member)
-        except (zlib.error, EOFError, KeyError, RuntimeError) as error:
-            # Damaged, cut short, absent; encrypted or compressed in an unknown way.
-            raise zipfile.BadZipFile(f"cannot be unpacked ({error})") from error
-
-
-class _Archive:
-    """A zip file whose members are read with one system call each.
-
-    zipfile's own set-up for a member takes longer than decoding a small photo.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._zip = zipfile.ZipFile(path)
-
-    def read(self, member: str) -> bytes:
-        info = self._zip.getinfo(member)
-        if info.flag_bits & ENCRYPTED:
-            raise zipfile.BadZipFile(f"{member}: encrypted")
-        file = self._zip.fp
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or file is None:
-            return self._zip.read(info)
-        # The local header repeats the name, with an extra field of its own length.
-        longest = LOCAL_HEADER.size + len(info.orig_filename.encode()) + LONGEST_EXTRA
-        content = os.pread(file.fileno(), longest + info.compress_size, info.header_offset)
-        if len(content) < LOCAL_HEADER.size or content[:4] != b"PK\3\4":
-            raise zipfile.BadZipFile(f"{member}: not where the archive's directory says")
-        name_length, extra_length = LOCAL_HEADER.unpack_from(content)
-        if extra_length > LONGEST_EXTRA:
-            return self._zip.read(info)
-        start = LOCAL_HEADER.size + name_length + extra_length
-        stored = content[start : start + info.compress_size]
-        try:
-            data = zlib.decompress(stored, -15) if info.compress_type else stored
-        except zlib.error as error:
-            raise zipfile.BadZipFile(f"{member}: {error}") from error
-        if zlib.crc32(data) != info.CRC:
-            raise zipfile.BadZipFile(f"{member}: wrong checksum, the archive is damaged")
-        return data
+            self._archives[archive] = Archive(self._folder / f"{archive}.zip")
+        return self._archives[archive].read(member)
 
 
 def _how_to_get(name: str) -> str:
@@ -207,7 +160,7 @@ def _class_folders(
                     f"class folder, as in {folder.name}/<class>/<image>."
                 )
             by_class.setdefault(path.name, []).extend(names)
-        elif path.suffix.lower() in IMAGE_SUFFIXES:
+        elif path.suffix.lower() in SUFFIXES:
             problems.append((path.name, "lies in no class folder"))
         elif path.suffix == ".zip":
             for member in _members(path):
@@ -216,7 +169,7 @@ def _class_folders(
                     continue
                 if parent:
                     by_class.setdefault(parent, []).append(f"{path.name}/{member}")
-                elif PurePosixPath(member).suffix.lower() in IMAGE_SUFFIXES:
+                elif PurePosixPath(member).suffix.lower() in SUFFIXES:
                     problems.append((f"{path.name}/{member}", "lies in no class folder"))
     numeric = [name.isdecimal() for name in by_class]
     if any(numeric) and not all(numeric):

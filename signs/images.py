@@ -16,6 +16,8 @@ from signs.params import ImageSettings
 
 MIN_SIDE = 8
 TOO_MANY = f"more than {MAX_PIXELS // 10**6} million pixels"
+SUFFIXES = {".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".webp"}
+MAX_BYTES = 20 * 2**20  # of a file that somebody sends or names; more is no photo of a sign
 FORMATS = ("PNG", "JPEG", "BMP", "WebP", "PGM", "PPM")
 FIRST_BYTES = re.compile(rb"(\x89PNG\r\n\x1a\n)|(\xff\xd8\xff)|(BM)|(RIFF)|(P5)|(P6)")
 # A truncated PNG or JPEG is decoded to its end by OpenCV, with grey in place of what is
@@ -47,7 +49,7 @@ def decode(content: bytes) -> Image:
         raise ImageError(f"not an image of a known format ({', '.join(FORMATS)})")
     kind = FORMATS[known.lastindex - 1]  # type: ignore[operator]  # each branch is a group
     mark = CLOSING_MARKS.get(kind)
-    if mark and content.rfind(mark) < len(content) - TRAILING_BYTES:
+    if mark and content.rfind(mark) < max(0, len(content) - TRAILING_BYTES):
         raise ImageError(f"the {kind} file is truncated")
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)

@@ -317,7 +317,8 @@ def _training(metrics: Path, trained: Json) -> str:
     content = _picture(
         metrics / "train/curves.png",
         "Curves of loss, accuracy and learning rate by epoch",
-        "The dotted line marks the epoch with the least validation loss.",
+        "The dotted line marks the epoch with the least validation loss (after calibration), "
+        "which is deployed.",
     )
     return content + _facts("The run", trained)
 

@@ -249,7 +249,10 @@ class Training:
                 f"Lower train.{self._settings.network}.learning_rate."
             )
         validation_accuracy = float((logits.argmax(axis=1) == self._labels).mean())
-        validation_loss = calibration.log_loss(logits, self._labels)
+        # As it is deployed, with a fitted temperature. Before that, the loss tells more of label
+        # smoothing than of the answers, and grows once the learning rate falls.
+        temperature = calibration.fit_temperature(logits, self._labels)
+        validation_loss = calibration.log_loss(logits, self._labels, temperature)
         progress.validation_seconds += time.monotonic() - validation_started
 
         progress.epoch = epoch

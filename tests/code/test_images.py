@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from signs import MAX_PIXELS, images
-from signs.images import ImageError, decode, prepare, thumbnail
+from signs.images import TRAILING_BYTES, ImageError, decode, prepare, thumbnail
 from signs.params import ImageSettings
 
 ROOT = Path(__file__).parents[2]
@@ -184,6 +184,15 @@ def test_truncated(kind: str, share: float) -> None:
 def test_truncated_at_the_very_end(kind: str, options: dict[str, object], missing: int) -> None:
     with pytest.raises(ImageError, match="truncated"):
         decode(encode(noise(), kind, **options)[:-missing])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_truncated_and_small(kind: str) -> None:
+    content = encode(noise(12, 12), kind)
+    assert len(content) < TRAILING_BYTES
+    for missing in (1, 12, 100):
+        with pytest.raises(ImageError, match="truncated"):
+            decode(content[:-missing])
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "PPM"])
