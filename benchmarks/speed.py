@@ -9,6 +9,8 @@ preprocess  images/s of the whole stage's decoding against bare cv2.imdecode + c
             the same files on the same cores; needs a photo set (gtsrb if it is there)
 train       images/s of the stage (drawing, augmentation, logging, checkpoints) against a bare
             model.fit of the same network on as many images that lie in memory
+predict     images/s of `signs predict` on an archive against ONNX Runtime alone on prepared
+            tensors, on the same cores; needs a classifier and GTSRB's archive, or the drawn one
 pipeline    minutes and peak memory of the four stages of the default, run in a copy
 repro       `dvc repro` with nothing to do: seconds, and whether it started any Python stage
 
@@ -26,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,8 @@ from signs.parallel import cores, ordered_map
 
 REPEATS = 9
 TRAIN_ROUNDS = 3
+PREDICT_ROUNDS = 5
+PREDICT_BATCH = 64  # the fastest on one core
 CHUNK = 256
 DRAWN_PER_CLASS = 300
 
@@ -47,6 +52,7 @@ def speed() -> None:
         "synthesize": compare_synthesize,
         "preprocess": compare_preprocess,
         "train": compare_train,
+        "predict": compare_predict,
         "pipeline": measure_pipeline,
         "repro": measure_repro,
     }
@@ -164,6 +170,46 @@ def _decode_bare(files: list[str]) -> int:
         content = np.frombuffer(_bare["reader"].read(file), np.uint8)
         cv2.resize(np.asarray(cv2.imdecode(content, cv2.IMREAD_COLOR)), _bare["size"])
     return len(files)
+
+
+def compare_predict() -> dict[str, Any]:
+    """Photos in an archive, to a file of answers, against the network alone."""
+    from signs import images
+    from signs.archives import Archive
+    from signs.classifier import Classifier
+
+    candidates = [
+        datasets.DATA / "gtsrb" / datasets.GTSRB_TRAINING,
+        datasets.DATA / "synthetic/images.zip",
+    ]
+    path = next((path for path in candidates if path.exists()), None)
+    if path is None:
+        raise UserError("There is no archive of photos under data/; run `dvc repro synthesize`.")
+    classifier = Classifier(threads=1)
+    archive = Archive(path)
+    members = [m for m in archive.sizes() if Path(m).suffix.lower() in images.SUFFIXES]
+    prepared_photos = classifier.prepare([images.decode(archive.read(m)) for m in members])
+    bare_seconds, command_seconds = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "signs", "predict", str(path)]
+        command += ["--output", str(Path(folder) / "answers.csv")]
+        for _ in range(PREDICT_ROUNDS):
+            started = time.perf_counter()
+            starts = range(0, len(members), PREDICT_BATCH)
+            with ThreadPoolExecutor(cores()) as pool:
+                batches = (prepared_photos[i : i + PREDICT_BATCH] for i in starts)
+                assert sum(len(logits) for logits in pool.map(classifier.logits, batches))
+            bare_seconds.append(time.perf_counter() - started)
+            started = time.perf_counter()
+            subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+            command_seconds.append(time.perf_counter() - started)
+    return {
+        "images": len(members),
+        "cores": cores(),
+        "bare_images_per_second": round(len(members) / statistics.median(bare_seconds)),
+        "command_images_per_second": round(len(members) / statistics.median(command_seconds)),
+        "ratio": _median_ratio(bare_seconds, command_seconds),
+    }
 
 
 def measure_pipeline() -> dict[str, Any]:

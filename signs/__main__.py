@@ -21,7 +21,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TextIO
 
 from tqdm import tqdm
@@ -197,7 +197,7 @@ def _answer(classifier: Classifier, chunk: list[Source]) -> list[Answer]:
 
 
 def _sources(path: str) -> Iterator[Source]:
-    """The photos at a path, in natural order.
+    """The photos at a path; those of a folder in natural order.
 
     Raises:
         UserError: there are none.
@@ -206,7 +206,8 @@ def _sources(path: str) -> Iterator[Source]:
     if path == "-":
         yield Source("-", 0, _read_input)
     elif place.is_dir():
-        found = sorted((p for p in place.rglob("*") if p.is_file() and _shows(p)), key=_natural)
+        shown = (file for file in place.rglob("*") if file.is_file() and _shows(file))
+        found = sorted(shown, key=lambda file: _natural(str(file)))
         if not found:
             raise UserError(f"{path} holds neither photos ({_suffixes()}) nor zip archives.")
         for file in found:
@@ -217,22 +218,26 @@ def _sources(path: str) -> Iterator[Source]:
         yield from _archived(place) if _is_archive(place) else [_file(place)]
 
 
-def _shows(path: PurePath) -> bool:
-    return path.name[0] != "." and (path.suffix.lower() in images.SUFFIXES or _is_archive(path))
+def _shows(file: Path) -> bool:
+    return file.name[0] != "." and (_is_photo(file.name) or _is_archive(file))
 
 
-def _is_archive(path: PurePath) -> bool:
-    return path.suffix.lower() == ".zip"
+def _is_photo(name: str) -> bool:
+    return name.lower().endswith(tuple(images.SUFFIXES))
+
+
+def _is_archive(file: Path) -> bool:
+    return file.suffix.lower() == ".zip"
 
 
 def _suffixes() -> str:
     return ", ".join(sorted(suffix[1:] for suffix in images.SUFFIXES))
 
 
-def _natural(path: PurePath) -> list[tuple[int, str]]:
+def _natural(name: str) -> list[str | int]:
     """Sort key: 2.png comes before 10.png."""
-    parts = re.split(r"(\d+)", path.as_posix())
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+    # Text and numbers take turns, so that like is compared with like.
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
 
 
 def _file(path: Path) -> Source:
@@ -246,12 +251,10 @@ def _archived(path: Path) -> Iterator[Source]:
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} cannot be read as a zip archive: {error}") from error
     sizes = archive.sizes()
-    members = sorted(
-        (m for m in map(PurePath, sizes) if m.suffix.lower() in images.SUFFIXES), key=_natural
-    )
+    members = list(filter(_is_photo, sizes))
     if not members:
         raise UserError(f"{path} holds no photos ({_suffixes()}).")
-    for member in map(PurePath.as_posix, members):
+    for member in members:
         size = sizes[member]
         read = functools.partial(_limited, size, functools.partial(archive.read, member))
         yield Source(f"{path}/{member}", min(size, images.MAX_BYTES), read)
@@ -301,9 +304,9 @@ def _write_table(file: TextIO) -> Callable[[Answer], None]:
 
 
 def _write_csv(file: TextIO) -> Callable[[Answer], None]:
-    writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    return writer.writerow
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    return lambda answer: writer.writerow([answer.get(column) for column in COLUMNS])
 
 
 def _write_json(file: TextIO) -> Callable[[Answer], None]:

@@ -23,15 +23,13 @@ def answers(classifier: Classifier, prepared: npt.NDArray[np.uint8]) -> list[Ans
     """
     about = classifier.about
     confidences, all_known = classifier.judge(classifier.logits(prepared))
+    order = np.argsort(-confidences, axis=1, kind="stable")[:, :TOP]
+    shares = np.round(confidences[np.arange(len(order))[:, None], order], 6)
     result = []
-    for row, known in zip(confidences, all_known.tolist(), strict=True):
+    for places, row, known in zip(order.tolist(), shares.tolist(), all_known.tolist(), strict=True):
         top = [
-            {
-                "prediction": about.class_ids[i],
-                "name": about.names[i],
-                "confidence": round(float(row[i]), 6),
-            }
-            for i in np.argsort(-row, kind="stable")[:TOP].tolist()
+            {"prediction": about.class_ids[i], "name": about.names[i], "confidence": share}
+            for i, share in zip(places, row, strict=True)
         ]
         result.append({**top[0], "known": known, "top": top, "model": about.version})
     return result
@@ -40,14 +38,17 @@ def answers(classifier: Classifier, prepared: npt.NDArray[np.uint8]) -> list[Ans
 def answer_photos(classifier: Classifier, photos: Sequence[bytes]) -> list[Answer]:
     """The bytes of N photos → N answers; `{"error": why}` for each that cannot be used."""
     result: list[Answer] = [{} for _ in photos]
-    decoded, places = [], []
+    settings = classifier.about.images
+    fitted, places = [], []
     for place, photo in enumerate(photos):
         try:
-            decoded.append(classifier.prepare([images.decode(photo)])[0])
+            # One at a time: decoded, large photos would fill the memory.
+            fitted.append(images.fit(images.decode(photo), settings))
             places.append(place)
         except images.ImageError as error:
             result[place] = {"error": str(error)}
-    if decoded:
-        for place, answer in zip(places, answers(classifier, np.stack(decoded)), strict=True):
+    if fitted:
+        prepared = images.even_out(np.stack(fitted), settings)
+        for place, answer in zip(places, answers(classifier, prepared), strict=True):
             result[place] = answer
     return result
