@@ -23,13 +23,18 @@ def answers(classifier: Classifier, prepared: npt.NDArray[np.uint8]) -> list[Ans
     """
     about = classifier.about
     confidences, all_known = classifier.judge(classifier.logits(prepared))
-    order = np.argsort(-confidences, axis=1, kind="stable")[:, :TOP]
-    shares = np.round(confidences[np.arange(len(order))[:, None], order], 6)
+    classes = range(len(about.class_ids))
     result = []
-    for places, row, known in zip(order.tolist(), shares.tolist(), all_known.tolist(), strict=True):
+    for row, known in zip(confidences.tolist(), all_known.tolist(), strict=True):
+        # For one photo, half the time of sorting, picking and rounding with NumPy.
+        likeliest = sorted(classes, key=row.__getitem__, reverse=True)[:TOP]
         top = [
-            {"prediction": about.class_ids[i], "name": about.names[i], "confidence": share}
-            for i, share in zip(places, row, strict=True)
+            {
+                "prediction": about.class_ids[i],
+                "name": about.names[i],
+                "confidence": round(row[i], 6),
+            }
+            for i in likeliest
         ]
         result.append({**top[0], "known": known, "top": top, "model": about.version})
     return result
