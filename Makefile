@@ -56,7 +56,7 @@ notebook: setup-dev  ## Execute the notebook anew, after other results
 	@$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 ##@ Serve
-.PHONY: serve bento image
+.PHONY: serve bento image drift
 
 # Where `make serve` listens; HOST=0.0.0.0 for other machines, too.
 HOST = 127.0.0.1
@@ -71,6 +71,10 @@ bento: setup  ## Pack the service and the classifier as a bento
 
 image: setup  ## Build an image of that bento with docker, podman or buildah (ENGINE=podman)
 	@sh containers/build.sh image $(ARGS)
+
+drift: setup  ## Compare a day of the service's answers with the validation photos
+	@$(BIN)/uv run --isolated --no-project --python $(BIN)/python \
+		--with-requirements requirements/drift.txt python -m signs.drift $(ARGS)
 
 ##@ Develop
 .PHONY: test lint format hooks lock
@@ -94,7 +98,7 @@ hooks: setup-dev  ## Check every commit from now on (git hook)
 
 lock:  ## Lock requirements/*.in anew (ARGS=--upgrade for newer versions)
 	@$(SETUP) uv
-	@cd requirements && for name in uv pipeline service development; do \
+	@cd requirements && for name in uv pipeline service development drift; do \
 		echo "Locking $$name.txt ..."; \
 		../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 			--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
