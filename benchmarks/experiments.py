@@ -3,6 +3,7 @@
 import argparse
 import re
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -53,6 +54,13 @@ def read(reference: str, path: str) -> str:
 def commit(reference: str) -> str:
     """What an experiment started from."""
     return _git("rev-parse", "--short", f"{reference}^").strip()
+
+
+def row(title: str, table: Path) -> str:
+    """What a table says so far of this title: another clone may hold the experiments behind it."""
+    lines = table.read_text(encoding="utf-8").splitlines() if table.exists() else []
+    start = f"| {title} |"
+    return next((line for line in lines if line.startswith(start)), f"{start} not run yet |")
 
 
 def _references(name: str, settings: dict[str, Any]) -> list[str]:

@@ -5,7 +5,8 @@
 
 Each run is a DVC experiment of its own (`dvc exp show -A` lists them). One that exists for the
 present code and settings is not run again, so an interrupted `make results` goes on where it was.
-The table has the experiment of the present code, else the newest, and says what commit it ran at.
+The table has the experiment of the present code, else the newest, and says what commit it ran at;
+a row whose experiments are not all in this clone stays as it is.
 """
 
 import json
@@ -35,7 +36,8 @@ in 65 bad conditions. *Strangers refused*, measured with compact, is the share o
 other set, of classes whose names this one has not, that are "unknown" if 99 % of the test photos
 are not. The row of drawn signs alone has its figures from the photos that it names, which did not
 train. *Images/s* is the training's rate, augmentation included, and *minutes* its time with the
-validation after each epoch; *commit* is what the experiments ran at.
+validation after each epoch; *commit* is what the experiments ran at, with the settings that
+`benchmarks/results.yaml` had there.
 
 | photos, network, split | test photos | twins, % | accuracy | balanced | macro-F1 | top-3 | ECE | \
 corrupted | strangers refused | AUROC | seeds | parameters | minutes | images/s | commit |
@@ -47,16 +49,18 @@ def results() -> None:
     """Run what is missing, then write the table."""
     only_table = experiments.only_table(__doc__)
     listed: dict[str, Any] = yaml.safe_load(EXPERIMENTS.read_text(encoding="utf-8"))
-    rows = []
+    rows = {title: experiments.row(title, TARGET) for title in listed}
     for title, experiment in listed.items():
         runs = []
         for seed in experiment["seeds"]:
             settings = {**experiment["set"], **_seeds(seed)}
             found = experiments.find(f"{title} {seed}", settings, "evaluate", run=not only_table)
             runs += [_read(found, experiment.get("measure", "test"))] if found else []
-        rows.append(_row(title, runs))
+        if len(runs) == len(experiment["seeds"]):
+            rows[title] = _row(title, runs)
         TARGET.parent.mkdir(exist_ok=True)
-        TARGET.write_text(HEADER + "\n".join(rows) + "\n" + _footer(), encoding="utf-8")
+        text = "\n".join(rows.values())
+        TARGET.write_text(f"{HEADER}{text}\n{_footer()}", encoding="utf-8")
     print(TARGET.read_text(encoding="utf-8"))
 
 
@@ -81,9 +85,6 @@ def _read(reference: str, measure: str) -> dict[str, Any]:
 
 
 def _row(title: str, runs: list[dict[str, Any]]) -> str:
-    if not runs:
-        return f"| {title} | not run yet |" + " |" * 14
-
     def spread(key: str, scale: float = 100, digits: int = 2) -> str:
         if any(key not in run for run in runs):
             return "–"  # not measured yet at that commit
@@ -120,8 +121,8 @@ def _footer() -> str:
     )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
-        f"\nMachine: {_processor()}, {cores()} cores, {memory:.0f} GB of memory, no GPU; Python "
-        f"{platform.python_version()}, {packages}.\n"
+        f"\nLast written on: {_processor()}, {cores()} cores, {memory:.0f} GB of memory, no GPU; "
+        f"Python {platform.python_version()}, {packages}.\n"
     )
 
 

@@ -21,7 +21,7 @@ TARGET = Path("docs/experiments.md")
 HEADER = """# What was tried
 
 Made by `make trials` from `benchmarks/trials.yaml`; each row is a DVC experiment. Measured on \
-validation photos: {base}. Accuracy and log loss (nats, after calibration) are those of the \
+validation photos: {base}. Accuracy and log loss (nats, after calibration; at ab167cf before it) are those of the \
 deployed epoch, on at most `validation_images` photos; a physical sign that is misread costs a \
 dozen of them at once. *Training* is the accuracy on augmented photos of the last epoch.
 
@@ -34,20 +34,20 @@ def trials() -> None:
     """Run what is missing, then write the table."""
     only_table = experiments.only_table(__doc__)
     listed: dict[str, Any] = yaml.safe_load(TRIALS.read_text(encoding="utf-8"))
-    rows = []
+    base = ", ".join(f"`{key}={value}`" for key, value in listed["base"].items())
+    rows = {title: experiments.row(title, TARGET) for title in listed["trials"]}
     for title, changes in listed["trials"].items():
         settings = listed["base"] | changes
         found = experiments.find(f"trial {title}", settings, "train", run=not only_table)
-        rows.append(_row(title, changes, found))
-        base = ", ".join(f"`{key}={value}`" for key, value in listed["base"].items())
-        TARGET.write_text(HEADER.format(base=base) + "\n".join(rows) + "\n", encoding="utf-8")
+        if found:
+            rows[title] = _row(title, changes, found)
+        text = "\n".join(rows.values())
+        TARGET.write_text(f"{HEADER.format(base=base)}{text}\n", encoding="utf-8")
     print(TARGET.read_text(encoding="utf-8"))
 
 
-def _row(title: str, changes: dict[str, Any], reference: str | None) -> str:
+def _row(title: str, changes: dict[str, Any], reference: str) -> str:
     what = ", ".join(f"`{key}={value}`" for key, value in changes.items()) or "–"
-    if reference is None:
-        return f"| {title} | {what} | not run yet |" + " |" * 6
     trained = json.loads(experiments.read(reference, "metrics/train/metrics.json"))
     timing = json.loads(experiments.read(reference, "metrics/timing.json"))
     best = trained["best"]

@@ -125,3 +125,11 @@ def test_uncommitted_code_is_not_run(repository: Repository, runs: list[str]) ->
     with pytest.raises(UserError, match="Commit"):
         experiments.find("Set A, 1", {"train.seed": 2}, "train", run=True)
     assert not runs
+
+
+def test_a_row_that_another_clone_measured_stays(tmp_path: Path) -> None:
+    table = tmp_path / "table.md"
+    assert experiments.row("signs, compact", table) == "| signs, compact | not run yet |"
+    table.write_text("| signs | 1 |\n| signs, compact | 97.8 | 3 |\n")
+    assert experiments.row("signs, compact", table) == "| signs, compact | 97.8 | 3 |"
+    assert experiments.row("signs", table) == "| signs | 1 |"
