@@ -21,9 +21,10 @@ TARGET = Path("docs/experiments.md")
 HEADER = """# What was tried
 
 Made by `make trials` from `benchmarks/trials.yaml`; each row is a DVC experiment. Measured on \
-validation photos: {base}. Accuracy and log loss (nats, after calibration; at ab167cf before it) are those of the \
-deployed epoch, on at most `validation_images` photos; a physical sign that is misread costs a \
-dozen of them at once. *Training* is the accuracy on augmented photos of the last epoch.
+validation photos: {base}. Accuracy and log loss (nats, after calibration; at ab167cf before it) \
+are those of the deployed epoch, on at most `validation_images` photos; a physical sign that is \
+misread costs a dozen of them at once. *Training* is the accuracy on augmented photos of the last \
+epoch.
 
 | trial | changes | accuracy | log loss | epoch | training | parameters | minutes | commit |
 |---|---|---|---|---|---|---|---|---|
