@@ -1,6 +1,7 @@
 """Made-up requests: from the service's own OpenAPI document, and from damaged files."""
 
 import functools
+import re
 import subprocess
 import sys
 import urllib.error
@@ -34,11 +35,11 @@ def test_answers_as_its_openapi_document_says(server: str, tmp_path: Path) -> No
         "allow_header_conformance",
     ]
     command += ["--include-path-regex", "^/(predict|predict_batch|explain|model|demo)$"]
-    command += ["--checks", ",".join(checks), "--max-examples", "40", "--seed", "1"]
-    command += ["--phases", "examples,coverage,fuzzing", "--warnings", "off"]
+    command += ["--checks", ",".join(checks), "--max-examples", "200", "--seed", "1"]
+    command += ["--phases", "coverage,fuzzing", "--warnings", "off"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert "/predict_batch" in done.stdout or "5 selected" in done.stdout
+    assert re.search(r"Tested: +5", done.stdout)
 
 
 @functools.cache
