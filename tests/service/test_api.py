@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import io
 import json
 import socket
 import struct
@@ -15,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 Photo = Callable[..., bytes]
 Reply = tuple[int, Any, dict[str, str]]
@@ -116,6 +118,13 @@ def test_reads_grey_and_16_bit(server: str) -> None:
     for image in (np.full((20, 20), 100, np.uint8), np.full((20, 20, 3), 30_000, np.uint16)):
         status, answer, _ = send(server, cv2.imencode(".png", image)[1].tobytes())
         assert (status, answer["known"]) == (200, False)
+
+
+def test_reads_cmyk(server: str) -> None:
+    file = io.BytesIO()
+    Image.new("CMYK", (40, 40), (0, 255, 255, 0)).save(file, "JPEG")
+    status, answer, _ = send(server, file.getvalue(), "image/jpeg")
+    assert (status, answer["name"]) == (200, "Red")
 
 
 def test_rotates_as_exif_says(server: str, make_photo: Photo) -> None:
