@@ -43,8 +43,9 @@ SIDES = range(40, 100)
 CONCURRENCIES = (1, 8, 32)
 ROUNDS = 3
 # Which worker takes a connection is chance: several short runs, each with new ones, even that out.
-RUNS = 3
-SECONDS = 2
+RUNS, SECONDS = 3, 2
+# Of one process that takes long, a short run would see hardly an answer.
+SLOW_RUNS, SLOW_SECONDS = 1, 10
 WARM_UP_SECONDS = 2
 START_SECONDS = 120
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,6 +79,7 @@ class Contender:
 
     command: tuple[str, ...]
     form: bool = False
+    slow: bool = False
 
 
 def _bentoml(service: str) -> tuple[str, ...]:
@@ -85,8 +87,10 @@ def _bentoml(service: str) -> tuple[str, ...]:
 
 
 CONTENDERS = {
-    "original": Contender((sys.executable, "-m", "benchmarks.servers.original"), form=True),
-    "rival": Contender(_bentoml("benchmarks.servers.rival:Rival"), form=True),
+    "original": Contender(
+        (sys.executable, "-m", "benchmarks.servers.original"), form=True, slow=True
+    ),
+    "rival": Contender(_bentoml("benchmarks.servers.rival:Rival"), form=True, slow=True),
     "bare": Contender(
         (
             *(sys.executable, "-m", "uvicorn", "benchmarks.servers.bare:app", "--no-access-log"),
@@ -174,13 +178,14 @@ def _measure(contender: Contender, folder: Path) -> dict[str, float]:
         _wait_for_answer(address, process, contender, folder)
         figures = {"start_seconds": round(time.perf_counter() - started, 2)}
         script = folder / f"{contender.form}.lua"
+        count, seconds = (SLOW_RUNS, SLOW_SECONDS) if contender.slow else (RUNS, SECONDS)
         _wrk(address, script, 8, WARM_UP_SECONDS)
         for concurrency in CONCURRENCIES:
             runs = []
-            for _ in range(RUNS):
+            for _ in range(count):
                 before = _processor_seconds(process)
-                run = _wrk(address, script, concurrency, SECONDS)
-                if run["failed"]:
+                run = _wrk(address, script, concurrency, seconds)
+                if run["failed"] or not run["requests"]:
                     raise UserError(f"{run['failed']} of {run['requests']} requests failed.")
                 spent = _processor_seconds(process) - before
                 runs.append(run | {"processor": spent / run["requests"]})
