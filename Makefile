@@ -56,7 +56,7 @@ notebook: setup-dev  ## Execute the notebook anew, after other results
 	@$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 ##@ Serve
-.PHONY: serve bento image drift
+.PHONY: serve gate bento image drift
 
 # Where `make serve` listens; HOST=0.0.0.0 for other machines, too.
 HOST = 127.0.0.1
@@ -65,6 +65,9 @@ PORT = 3000
 serve: setup  ## Answer over HTTP with the trained classifier (PORT=3001 HOST=0.0.0.0)
 	@echo "Once it has started, the page is at http://$(HOST):$(PORT)/demo"
 	@$(BIN)/bentoml serve service:TrafficSigns --host $(HOST) --port $(PORT) $(ARGS)
+
+gate: setup  ## Whether the classifier may replace the one of main (ARGS='--champion REVISION')
+	@$(BIN)/python -m signs.gate $(ARGS)
 
 bento: setup  ## Pack the service and the classifier as a bento
 	@sh containers/build.sh bento

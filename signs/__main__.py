@@ -219,11 +219,13 @@ def _sources(path: str) -> Iterator[Source]:
 
 
 def _shows(file: Path) -> bool:
-    return file.name[0] != "." and (_is_photo(file.name) or _is_archive(file))
+    return _is_photo(file.name) or (_is_archive(file) and file.name[0] != ".")
 
 
 def _is_photo(name: str) -> bool:
-    return name.lower().endswith(tuple(images.SUFFIXES))
+    # Hidden files, such as a Mac puts beside each photo of an archive, are none.
+    hidden = name.rpartition("/")[2].startswith(".")
+    return not hidden and name.lower().endswith(tuple(images.SUFFIXES))
 
 
 def _is_archive(file: Path) -> bool:

@@ -7,15 +7,12 @@ have an energy score, too. D. Ciresan et al., "Multi-column deep neural network 
 classification" (2012) won GTSRB with 25.
 """
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from dvc.api import DVCFileSystem
 
-from signs import classifier, images
+from signs import classifier, images, revisions
 from signs.errors import UserError
 
 
@@ -63,12 +60,12 @@ class Committee:
 
 
 def fetch(
-    revisions: Sequence[str], same_as: classifier.About, repository: str = "."
+    names: Sequence[str], same_as: classifier.About, repository: str = "."
 ) -> list[classifier.Classifier]:
     """The classifiers of experiments or git revisions, from DVC's cache or remote.
 
     Args:
-        revisions: names of experiments, commits, branches or tags.
+        names: of experiments, commits, branches or tags.
         same_as: what they must share: photos, split, classes and image settings. With another
             split one of them might have trained on what the others are tested with.
         repository: folder or address of the git repository.
@@ -77,26 +74,11 @@ def fetch(
         UserError: one is missing, damaged or was trained on something else.
     """
     found = []
-    for revision in revisions:
-        with tempfile.TemporaryDirectory() as folder:
-            target = Path(folder) / "classifier"
-            try:
-                DVCFileSystem(repository, rev=revision).get(
-                    classifier.FOLDER.as_posix(), str(target), recursive=True
-                )
-            except Exception as error:  # DVC's, its index's and git's have no other base
-                raise UserError(
-                    f"evaluate.committee: there is no classifier of {revision!r} ({error}). "
-                    "`dvc exp list` names the experiments, which `dvc exp run --queue` or `--temp` "
-                    "do not see; `dvc exp pull` or `dvc fetch` brings their files."
-                ) from error
-            try:
-                member = classifier.Classifier(target)
-            except classifier.ClassifierError as error:
-                raise UserError(
-                    f"evaluate.committee: the classifier of {revision!r} cannot be used; train it "
-                    f"again with the present code. ({error})"
-                ) from error
+    for revision in names:
+        try:
+            member = revisions.classifier_of(revision, repository)
+        except UserError as error:
+            raise UserError(f"evaluate.committee: {error}") from error
         if _background(member.about) != _background(same_as):
             raise UserError(
                 f"evaluate.committee: the classifier of {revision!r} was trained on other photos, "

@@ -209,6 +209,17 @@ class Evaluate(Block):
     shifts: Annotated[int, Field(ge=0, le=8)]
 
 
+class Gate(Block):
+    """Limits of the gate before a deployment."""
+
+    significance: Annotated[float, Field(gt=0, lt=1)]
+    recall: Fraction
+    class_photos: Count
+    ece: Fraction
+    slower: Annotated[float, Field(ge=1)]
+    megabytes: Positive
+
+
 class Params(Block):
     """The whole of params.yaml."""
 
@@ -217,6 +228,7 @@ class Params(Block):
     preprocess: Preprocess
     train: Train
     evaluate: Evaluate
+    gate: Gate
 
     @model_validator(mode="after")
     def _goes_elsewhere(self) -> "Params":

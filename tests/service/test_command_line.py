@@ -90,6 +90,7 @@ def test_reads_archives_files_and_standard_input(run: Run, make_photo: Photo, fo
         for i in range(200):
             archive.writestr(f"x/{i}.png", make_photo(("Red", "Blue")[i % 2]))
         archive.writestr("x/readme.txt", "no photo")
+        archive.writestr("__MACOSX/x/._1.png", "no photo")
     done = run("predict", "a.zip", "2.png", "-", input=make_photo("Blue"))
     read = rows(done.stdout)
     assert done.returncode == 0

@@ -1,0 +1,40 @@
+"""Classifiers of other git revisions, from DVC's cache or remote."""
+
+import tempfile
+from pathlib import Path
+
+from dvc.api import DVCFileSystem
+
+from signs.classifier import FOLDER, Classifier, ClassifierError
+from signs.errors import UserError
+
+
+def classifier_of(revision: str, repository: str = ".") -> Classifier:
+    """The classifier that a revision's dvc.lock names.
+
+    Args:
+        revision: a commit, branch, tag, or the name of an experiment.
+        repository: folder or address of the git repository.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "classifier"
+        try:
+            DVCFileSystem(repository, rev=revision).get(
+                FOLDER.as_posix(), str(target), recursive=True
+            )
+        except Exception as error:  # DVC's, its index's and git's have no other base
+            raise UserError(
+                f"there is no classifier of {revision!r} ({error}). "
+                "`dvc exp list` names the experiments, which `dvc exp run --queue` or `--temp` "
+                "do not see; `dvc exp pull` or `dvc fetch` brings their files."
+            ) from error
+        try:
+            return Classifier(target)
+        except ClassifierError as error:
+            raise UserError(
+                f"the classifier of {revision!r} cannot be used; train it again with the present "
+                f"code. ({error})"
+            ) from error
