@@ -122,11 +122,14 @@ case "$("$uv" --version 2>/dev/null) " in "uv $pinned "*) ;; *) install_uv ;; es
 
 # `signs` beside `dvc` and `bentoml`, from whatever folder.
 command_line() {
-    [ -x .venv/bin/signs ] || {
-        printf '%s\n' '#!/bin/sh' 'bin=$(dirname -- "$(readlink -f -- "$0")")' \
-            'PYTHONPATH=$bin/../..${PYTHONPATH:+:$PYTHONPATH} exec "$bin/python" -m signs "$@"' \
-            >.venv/bin/signs && chmod +x .venv/bin/signs
-    }
+    [ -e .venv/bin/signs ] || "$python" -c '
+import pathlib
+file = pathlib.Path(".venv/bin/signs")
+file.write_text("""#!/bin/sh
+bin=$(dirname -- "$(readlink -f -- "$0")")
+PYTHONPATH=$bin/../..${PYTHONPATH:+:$PYTHONPATH} exec "$bin/python" -m signs "$@"
+""")
+file.chmod(0o755)'
 }
 
 # The development environment contains the pipeline's: never go back from it.
