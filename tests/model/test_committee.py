@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from signs import classifier, committee
+from signs import classifier, committee, revisions
 from signs.errors import UserError
 
 
@@ -93,8 +93,8 @@ def test_a_classifier_of_older_code_is_named(monkeypatch: pytest.MonkeyPatch) ->
     def old(*_: object, **__: object) -> None:
         raise classifier.ClassifierError("energy_threshold: field required")
 
-    monkeypatch.setattr(committee, "DVCFileSystem", lambda *_, **__: SimpleNamespace(get=got))
-    monkeypatch.setattr(classifier, "Classifier", old)
+    monkeypatch.setattr(revisions, "DVCFileSystem", lambda *_, **__: SimpleNamespace(get=got))
+    monkeypatch.setattr(revisions, "Classifier", old)
     with pytest.raises(UserError, match="classifier of 'old' cannot be used; train it again"):
         committee.fetch(["old"], SimpleNamespace())  # type: ignore[arg-type]
 
@@ -117,8 +117,8 @@ def test_who_trained_on_something_else_is_refused(
         "provenance": {"data": "same", "params": {"split": {"fold": 0}}},
     }
     member = SimpleNamespace(about=SimpleNamespace(**about | other))
-    monkeypatch.setattr(committee, "DVCFileSystem", lambda *_, **__: SimpleNamespace(get=got))
-    monkeypatch.setattr(classifier, "Classifier", lambda _: member)
+    monkeypatch.setattr(revisions, "DVCFileSystem", lambda *_, **__: SimpleNamespace(get=got))
+    monkeypatch.setattr(revisions, "Classifier", lambda _: member)
     with pytest.raises(UserError, match="'second' was trained on other photos"):
         committee.fetch(["second"], SimpleNamespace(**about))  # type: ignore[arg-type]
     fitting = SimpleNamespace(**about | other)
