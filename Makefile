@@ -9,11 +9,17 @@ PYTHON ?=
 # More for the tool behind a target: make test ARGS='-k params', make lock ARGS=--upgrade
 ARGS ?=
 
-BIN := .venv/bin
+# Where the environment is; the pipeline's image has one of its own.
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+# For what needs no package, on machines that only build and deploy.
+PLAIN_PYTHON = $(or $(PYTHON),$(wildcard $(BIN)/python),python3)
 SETUP := sh requirements/setup.sh
 
 export PYTHON
-export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export VENV
+export PATH := $(abspath $(BIN)):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export ITERATIVE_DO_NOT_TRACK := 1
 export BENTOML_DO_NOT_TRACK := True
@@ -56,7 +62,7 @@ notebook: setup-dev  ## Execute the notebook anew, after other results
 	@$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 ##@ Serve
-.PHONY: serve gate bento image drift
+.PHONY: serve gate bento containerize image smoke deploy rollback drift
 
 # Where `make serve` listens; HOST=0.0.0.0 for other machines, too.
 HOST = 127.0.0.1
@@ -69,11 +75,22 @@ serve: setup  ## Answer over HTTP with the trained classifier (PORT=3001 HOST=0.
 gate: setup  ## Whether the classifier may replace the one of main (ARGS='--champion REVISION')
 	@$(BIN)/python -m signs.gate $(ARGS)
 
-bento: setup  ## Pack the service and the classifier as a bento
-	@sh containers/build.sh bento
+bento: setup  ## Pack the service and the classifier as a bento, in build/
+	@sh containers/pack.sh
 
-image: setup  ## Build an image of that bento with docker, podman or buildah (ENGINE=podman)
-	@sh containers/build.sh image $(ARGS)
+containerize:  ## Build an image of that bento with docker, podman or buildah (ENGINE=podman)
+	@sh containers/build.sh $(ARGS)
+
+image: bento containerize  ## Both
+
+smoke:  ## Run the image: does it name the photos of build/smoke right? (ARGS='--url ...')
+	@$(PLAIN_PYTHON) -m deployment.smoke $(ARGS)
+
+deploy:  ## Bring the image into service on this machine, without losing a request
+	@$(PLAIN_PYTHON) -m deployment.deploy $(ARGS) $(if $(VERSION),--version $(VERSION))
+
+rollback:  ## Go back to what was in service before
+	@$(PLAIN_PYTHON) -m deployment.deploy rollback
 
 drift: setup  ## Compare a day of the service's answers with the validation photos
 	@$(BIN)/uv run --isolated --no-project --python $(BIN)/python \

@@ -1,5 +1,6 @@
 #!/bin/sh
 # Builds .venv: `sh requirements/setup.sh uv|pipeline|development`, as the Makefile does.
+# With VENV=FOLDER the environment is there instead, as in the pipeline's image.
 #
 # Says nothing when there is nothing to do. What was interrupted or failed is put
 # right by the next run. Every way to fail ends in one sentence; the tool's own
@@ -9,10 +10,11 @@ cd "$(dirname -- "$0")/.."
 unset PYTHONDONTWRITEBYTECODE PYTHONHOME
 
 wanted=$1
-python=.venv/bin/python
-uv=.venv/bin/uv
-log=.venv/setup.log
-unfinished=.venv/.unfinished # there while packages are being installed
+venv=${VENV:-.venv}
+python=$venv/bin/python
+uv=$venv/bin/uv
+log=$venv/setup.log
+unfinished=$venv/.unfinished # there while packages are being installed
 started=$(date +%s)
 
 fail() {
@@ -67,9 +69,9 @@ make_environment() {
     find_python
     "$base" -c 'import ensurepip, venv' 2>/dev/null ||
         fail "$base cannot make virtual environments; install its venv module (on Debian and Ubuntu: apt install python3-venv)."
-    echo "Making .venv with Python $(version "$base") ..."
-    { rm -rf .venv && mkdir .venv; } || fail "the folder .venv cannot be written here."
-    "$base" -m venv .venv >"$log" 2>&1 || explain "The environment .venv could not be made"
+    echo "Making $venv with Python $(version "$base") ..."
+    { rm -rf "$venv" && mkdir "$venv"; } || fail "the folder $venv cannot be written here."
+    "$base" -m venv "$venv" >"$log" 2>&1 || explain "The environment $venv could not be made"
 }
 
 install_uv() {
@@ -80,15 +82,15 @@ install_uv() {
         --only-binary :all: --require-hashes -r requirements/uv.txt >"$log" 2>&1 ||
         explain "uv could not be installed"
     # Relocatable: the folder may be renamed or moved.
-    "$uv" venv --quiet --relocatable --allow-existing --python "$python" .venv >"$log" 2>&1 ||
-        explain "uv could not prepare .venv"
+    "$uv" venv --quiet --relocatable --allow-existing --python "$python" "$venv" >"$log" 2>&1 ||
+        explain "uv could not prepare $venv"
 }
 
 # Installs requirements/$1.txt and shows the large downloads; a copy of that file is its stamp.
 install() {
     again=''
     if [ -e "$unfinished" ]; then again=--reinstall; fi
-    rm -f .venv/.pipeline .venv/.development
+    rm -f "$venv/.pipeline" "$venv/.development"
     : >"$unfinished"
     { "$uv" pip install --python "$python" --require-hashes --compile-bytecode $again \
         -r "requirements/$1.txt" 2>&1 && rm "$unfinished"; } |
@@ -99,7 +101,7 @@ install() {
         esac
     done
     if [ -e "$unfinished" ]; then explain "The packages could not be installed"; fi
-    cp "requirements/$1.txt" ".venv/.$1"
+    cp "requirements/$1.txt" "$venv/.$1"
     echo "The environment is complete, after $(($(date +%s) - started)) s."
 }
 
@@ -122,30 +124,30 @@ case "$("$uv" --version 2>/dev/null) " in "uv $pinned "*) ;; *) install_uv ;; es
 
 # `signs` beside `dvc` and `bentoml`, from whatever folder.
 command_line() {
-    [ -e .venv/bin/signs ] || "$python" -c '
-import pathlib
-file = pathlib.Path(".venv/bin/signs")
+    [ -e "$venv/bin/signs" ] || "$python" -c '
+import pathlib, sys
+file = pathlib.Path(sys.argv[1])
 file.write_text("""#!/bin/sh
 bin=$(dirname -- "$(readlink -f -- "$0")")
 PYTHONPATH=$bin/../..${PYTHONPATH:+:$PYTHONPATH} exec "$bin/python" -m signs "$@"
 """)
-file.chmod(0o755)'
+file.chmod(0o755)' "$venv/bin/signs"
 }
 
 # The development environment contains the pipeline's: never go back from it.
-if [ "$wanted" = pipeline ] && [ -e .venv/.development ]; then wanted=development; fi
+if [ "$wanted" = pipeline ] && [ -e "$venv/.development" ]; then wanted=development; fi
 case $wanted in
 uv) ;;
 pipeline)
     command_line
-    cmp -s requirements/pipeline.txt .venv/.pipeline || {
+    cmp -s requirements/pipeline.txt "$venv/.pipeline" || {
         echo "Installing the pipeline's packages (about 3 GB on disk, some minutes the first time) ..."
         install pipeline
     }
     ;;
 development)
     command_line
-    cmp -s requirements/development.txt .venv/.development || {
+    cmp -s requirements/development.txt "$venv/.development" || {
         echo "Installing the pipeline's and the development packages (about 3 GB on disk, some minutes the first time) ..."
         install development
     }
