@@ -61,8 +61,43 @@ trials: setup  ## Compare settings on validation photos (long)
 notebook: setup-dev  ## Execute the notebook anew, after other results
 	@$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
+##@ Step by step, as Jenkinsfile does
+.PHONY: pull synthesize preprocess train evaluate verify changes gate push release promote
+
+pull: setup  ## Fetch photos and results from the DVC remote, if one is set
+	@if $(BIN)/dvc remote default >/dev/null 2>&1; \
+	then $(BIN)/dvc pull --allow-missing $(ARGS); \
+	else echo "No default DVC remote is set, so nothing is fetched (docs/remote.md)."; fi
+
+synthesize:  ## Run one stage and what it needs; so do preprocess, train, evaluate
+synthesize preprocess train evaluate: setup
+	@$(BIN)/dvc $(if $(DATASET),exp run --set-param dataset=$(DATASET),repro) \
+		$(if $(FORCE),--force --single-item) $@
+
+verify: setup  ## Do the committed results come out again, in a clean clone?
+	@$(BIN)/python -m signs.verify
+
+changes: setup  ## Metrics, settings and pictures beside main's (ARGS='--base REVISION')
+	@$(BIN)/python -m signs.changes $(ARGS)
+
+gate: setup  ## Whether the classifier may replace the deployed one (ARGS='--champion REVISION')
+	@$(BIN)/python -m signs.gate $(ARGS)
+
+push: setup  ## Send photos and results to the DVC remote, if one is set
+	@if $(BIN)/dvc remote default >/dev/null 2>&1; \
+	then $(BIN)/dvc push $(ARGS); \
+	else echo "No default DVC remote is set, so nothing is sent (docs/remote.md)."; fi
+
+release: setup  ## Give the committed classifier its next version, a git tag (ARGS=--push)
+	@git tag --points-at HEAD --list 'classifier@v*' | grep . || $(BIN)/gto register classifier $(ARGS)
+
+# A deployment of the same version again is an event of its own, hence --force.
+promote: setup  ## Note in a git tag that this version, or VERSION, is in production (ARGS=--push)
+	@$(BIN)/gto assign classifier --stage production --force \
+		$(if $(VERSION),--version $(VERSION:classifier@%=%),HEAD) $(ARGS)
+
 ##@ Serve
-.PHONY: serve gate bento containerize image smoke deploy rollback drift
+.PHONY: serve bento containerize image smoke deploy rollback drift
 
 # Where `make serve` listens; HOST=0.0.0.0 for other machines, too.
 HOST = 127.0.0.1
@@ -71,9 +106,6 @@ PORT = 3000
 serve: setup  ## Answer over HTTP with the trained classifier (PORT=3001 HOST=0.0.0.0)
 	@echo "Once it has started, the page is at http://$(HOST):$(PORT)/demo"
 	@$(BIN)/bentoml serve service:TrafficSigns --host $(HOST) --port $(PORT) $(ARGS)
-
-gate: setup  ## Whether the classifier may replace the one of main (ARGS='--champion REVISION')
-	@$(BIN)/python -m signs.gate $(ARGS)
 
 bento: setup  ## Pack the service and the classifier as a bento, in build/
 	@sh containers/pack.sh

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from benchmarks import experiments
+from signs import machine
 from signs.errors import run_stage
 from signs.parallel import cores
 
@@ -121,18 +122,9 @@ def _footer() -> str:
     )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
-        f"\nLast written on: {_processor()}, {cores()} cores, {memory:.0f} GB of memory, no GPU; "
-        f"Python {platform.python_version()}, {packages}.\n"
+        f"\nLast written on: {machine.processor()}, {cores()} cores, {memory:.0f} GB of memory, "
+        f"no GPU; Python {platform.python_version()}, {packages}.\n"
     )
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -36,6 +36,12 @@ class Values:
     drain_seconds: int
     stop_seconds: int
 
+    @property
+    def url(self) -> str:
+        """Where clients, and this machine, find the service."""
+        address = "127.0.0.1" if self.address == "0.0.0.0" else self.address
+        return f"http://{address}:{self.port}"
+
 
 def values(path: Path = VALUES) -> Values:
     """Read values.toml.

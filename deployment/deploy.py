@@ -112,7 +112,7 @@ class Host:
             raise self._failed(slot, active, error) from error
         try:
             self.proxy.switch(slot)
-            smoke.check(self.proxy.url, self.folder / slot)
+            smoke.check(self.values.url, self.folder / slot)
         except DeployError as error:
             if active:
                 self.proxy.switch(active)
@@ -143,7 +143,7 @@ class Host:
             return "Nothing is deployed on this host."
         about = self._recall().get(active, {})
         return (
-            f"{active} answers on {self.proxy.url}: {about.get('version')} "
+            f"{active} answers on {self.values.url}: {about.get('version')} "
             f"(commit {about.get('revision', '')[:10]})."
         )
 
@@ -170,12 +170,6 @@ class Proxy:
 
     values: Values
     folder: Path
-
-    @property
-    def url(self) -> str:
-        """Where clients, and this machine, find the service."""
-        address = "127.0.0.1" if self.values.address == "0.0.0.0" else self.values.address
-        return f"http://{address}:{self.values.port}"
 
     def switch(self, slot: str) -> None:
         """From now on new requests go to `slot`."""

@@ -1,6 +1,7 @@
 """Whether a running service is the one that was built, and names photos as it should.
 
     make smoke                                        of the image: runs it for that
+    make smoke ARGS=--deployed                        of what `make deploy` put into service
     make smoke ARGS='--url http://127.0.0.1:8080'     of what answers there
 
 It asks for the photos of build/smoke. Prints what it found; exits with 1 if that is wrong.
@@ -28,11 +29,13 @@ def smoke() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description="Whether the service answers as it should.")
     parser.add_argument("--url", help="of a running service; without it, the image is run")
-    url = parser.parse_args().url
-    if url:
+    parser.add_argument("--deployed", action="store_true", help="of the stable port")
+    arguments = parser.parse_args()
+    about = values()
+    if url := about.url if arguments.deployed else arguments.url:
         check(url.rstrip("/"), PHOTOS)
         return
-    about, engine = values(), Engine()
+    engine = Engine()
     name = f"{about.name}-smoke"
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]

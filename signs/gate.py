@@ -1,6 +1,6 @@
 """Whether the classifier in models/ may replace the one that is deployed.
 
-    make gate                              against the classifier of the branch main
+    make gate                              against the one in production, else that of main
     make gate ARGS='--champion v1.2'       against that of a tag, branch or commit
     make gate ARGS='--champion none'       the first of all
 
@@ -48,8 +48,8 @@ class Check:
 def gate() -> None:
     """Compare, write the verdict, exit with 1 if it is a refusal."""
     parser = argparse.ArgumentParser(description="Whether the classifier may be deployed.")
-    parser.add_argument("--champion", default="main", metavar="REVISION", help="default: main")
-    name = parser.parse_args().champion
+    parser.add_argument("--champion", metavar="REVISION", help="default: production's, else main's")
+    name = parser.parse_args().champion or revisions.deployed() or revisions.commit_of("main")
     settings, data = params.load(), prepared.load()
     # One thread each, as in the service.
     challenger = Classifier(threads=1)

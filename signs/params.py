@@ -220,6 +220,12 @@ class Gate(Block):
     megabytes: Positive
 
 
+class Verify(Block):
+    """What counts as reproduced."""
+
+    tolerance: Fraction
+
+
 class Params(Block):
     """The whole of params.yaml."""
 
@@ -229,6 +235,7 @@ class Params(Block):
     train: Train
     evaluate: Evaluate
     gate: Gate
+    verify: Verify
 
     @model_validator(mode="after")
     def _goes_elsewhere(self) -> "Params":

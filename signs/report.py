@@ -178,13 +178,13 @@ def _averages(evaluated: Json, classes: pd.DataFrame) -> str:
         ("Validation ECE", _number(validation.get("ece"), 4), "the temperature was fitted on it"),
     ]
     rows = [row for row in rows if row[1] != ABSENT]
-    return content + _table(
+    return content + html_table(
         "On the test photos, unless said otherwise", ["measure", "value", "what it is"], rows, {1}
     )
 
 
 def _mistakes(metrics: Path) -> str:
-    content = _picture(
+    content = html_picture(
         metrics / "evaluate/mistakes.jpg",
         "Gallery of wrongly read test photos",
         "The wrong answers given with the most confidence. Red: the answer and its "
@@ -199,24 +199,26 @@ def _mistakes(metrics: Path) -> str:
             for a, true, b, predicted, count, share in pairs[PAIR].itertuples(index=False)
         ]
         head = ["true class", "read as", "photos", "share of the true class"]
-        content += "<h3>Most confused pairs</h3>\n" + _table("Ordered by count", head, rows, {2, 3})
+        content += "<h3>Most confused pairs</h3>\n" + html_table(
+            "Ordered by count", head, rows, {2, 3}
+        )
     return content
 
 
 def _diagrams(metrics: Path) -> str:
     folder = metrics / "evaluate"
     return (
-        _picture(
+        html_picture(
             folder / "confusion.png",
             "Confusion matrix of the test photos",
             "Confusion matrix. A photo off the diagonal was read wrong.",
         )
-        + _picture(
+        + html_picture(
             folder / "recall.png",
             "Bars of each class’s recall with 95 % intervals",
             "With few test photos the interval is wide, even if all were read right.",
         )
-        + _picture(
+        + html_picture(
             folder / "reliability.png",
             "Reliability diagrams before and after temperature scaling",
             "On the dashed line, confidence is what it says: of the answers with 90 % confidence, "
@@ -237,11 +239,11 @@ def _robustness(metrics: Path) -> str:
     ]
     head = ["", *(f"level {level}" for level in shares.columns[:-1]), "mean"]
     caption = f"Share of the same {_count(table['photos'].iloc[0])} test photos that are read right"
-    return _picture(
+    return html_picture(
         metrics / "evaluate/corruptions.jpg",
         "A photo in each of the bad conditions, with the accuracy there",
         "Accuracy where light, weather, camera or network do harm, from mild to severe.",
-    ) + _table(caption, head, rows, range(1, len(head)))
+    ) + html_table(caption, head, rows, range(1, len(head)))
 
 
 def _elsewhere(evaluated: Json, params: Json) -> str:
@@ -283,7 +285,7 @@ def _committee(evaluated: Json) -> str:
     rows.append(["networks", "1", _count(together["classifiers"])])
     rows.append(["passes through a network for one photo", "1", _count(together["passes"])])
     caption = "The mean answer of several networks or places of the photo, beside the one network"
-    return _table(caption, ["measure", "one network", "committee"], rows, {1, 2})
+    return html_table(caption, ["measure", "one network", "committee"], rows, {1, 2})
 
 
 def _strangers(metrics: Path, evaluated: Json, params: Json) -> str:
@@ -299,7 +301,7 @@ def _strangers(metrics: Path, evaluated: Json, params: Json) -> str:
         f"known. AUROC: {_number(test.get('strangers_auroc'), 4)}, the probability that a test "
         "photo has a higher energy score than a stranger.</p>\n"
     )
-    picture = _picture(
+    picture = html_picture(
         metrics / "evaluate/strangers.png",
         "Histograms of the energy scores of test photos and of strangers",
         "Energy scores, which tell whether a photo is like those of the training, of the test "
@@ -310,11 +312,11 @@ def _strangers(metrics: Path, evaluated: Json, params: Json) -> str:
         for name, photos, refused, confidence, answer in table.itertuples(index=False)
     ]
     head = ["what it shows", "photos", "unknown", "mean confidence", "most frequent answer"]
-    return text + picture + _table("By what the photos show", head, rows, {1, 2, 3})
+    return text + picture + html_table("By what the photos show", head, rows, {1, 2, 3})
 
 
 def _training(metrics: Path, trained: Json) -> str:
-    content = _picture(
+    content = html_picture(
         metrics / "train/curves.png",
         "Curves of loss, accuracy and learning rate by epoch",
         "The dotted line marks the epoch with the least validation loss (after calibration), "
@@ -340,7 +342,7 @@ def _data(metrics: Path, audit: Json, params: Json) -> str:
     if len(problems):
         rows = [(str(r.file), str(r.problem)) for r in problems.head(SHOWN_PROBLEMS).itertuples()]
         caption = f"The first {len(rows)} of {len(problems):,}"
-        content += "<h3>Problems</h3>\n" + _table(caption, ["file", "problem"], rows)
+        content += "<h3>Problems</h3>\n" + html_table(caption, ["file", "problem"], rows)
     return content
 
 
@@ -365,7 +367,7 @@ def _class_table(classes: pd.DataFrame) -> str:
     ]
     caption = "Photos in each split, and how well the test photos were read"
     head = ["class", "name", *columns]
-    return _table(caption, head, rows, {0, *range(2, len(head))})
+    return html_table(caption, head, rows, {0, *range(2, len(head))})
 
 
 def _settings(params: Json) -> str:
@@ -395,13 +397,13 @@ def _facts(caption: str, facts: Json) -> str:
                 rows.append((name, f"{value:,}" if type(value) is int else str(value)))
 
     collect(facts, "")
-    return _table(caption, ["name", "value"], rows) if rows else ""
+    return html_table(caption, ["name", "value"], rows) if rows else ""
 
 
-def _table(
+def html_table(
     caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], numeric: Iterable[int] = ()
 ) -> str:
-    """A table of texts, all escaped; `numeric`: columns aligned to the right."""
+    """HTML of a table of texts, all escaped; `numeric`: columns aligned to the right."""
     style = [' class="number"' if i in set(numeric) else "" for i in range(len(head))]
     top = "".join(f'<th scope="col"{s}>{_text(h)}</th>' for s, h in zip(style, head, strict=True))
     body = "".join(
@@ -418,11 +420,12 @@ def _table(
 
 
 def _first_picture(stem: Path, alt: str, caption: str) -> str:
-    pictures = (_picture(stem.with_suffix(suffix), alt, caption) for suffix in KINDS)
+    pictures = (html_picture(stem.with_suffix(suffix), alt, caption) for suffix in KINDS)
     return next(filter(None, pictures), "")
 
 
-def _picture(path: Path, alt: str, caption: str) -> str:
+def html_picture(path: Path, alt: str, caption: str) -> str:
+    """HTML of a picture, which the page holds itself; nothing if there is no such file."""
     if not path.exists():
         return ""
     content = base64.b64encode(path.read_bytes()).decode("ascii")

@@ -1,5 +1,6 @@
 """Classifiers of other git revisions, from DVC's cache or remote."""
 
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -7,6 +8,27 @@ from dvc.api import DVCFileSystem
 
 from signs.classifier import FOLDER, Classifier, ClassifierError
 from signs.errors import UserError
+
+
+def deployed() -> str | None:
+    """The commit of what `make promote` last noted as in service; None: nothing ever was."""
+    command = ["git", "tag", "--list", "classifier#production#*", "--sort=-version:refname"]
+    tags = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    return commit_of(tags[0]) if tags else None
+
+
+def commit_of(branch: str) -> str:
+    """The commit of a branch, tag or commit; where only the remote has the branch, of that.
+
+    Raises:
+        UserError: there is none.
+    """
+    for name in (branch, f"origin/{branch}"):
+        command = ["git", "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return done.stdout.strip()
+    raise UserError(f"git knows no {branch!r}, here or at origin; `git fetch` may bring it.")
 
 
 def classifier_of(revision: str, repository: str = ".") -> Classifier:

@@ -27,6 +27,7 @@ from signs import (
     classifier,
     diagrams,
     export,
+    machine,
     networks,
     params,
     prepared,
@@ -404,9 +405,10 @@ def _export(model: keras.Model, data: prepared.Prepared, settings: params.Params
 
 
 def _write_timing(progress: Progress, recipe: params.Recipe) -> None:
-    """How long it took, in a file of its own: all other outputs are the same after each run."""
+    """How long it took, and where; all other outputs are the same after each run there."""
     images = recipe.epochs * recipe.steps_per_epoch * recipe.batch_size
     timing = {
+        "processor": machine.processor(),
         "minutes": round(progress.seconds / 60, 2),
         "images_per_second": round(images / (progress.seconds - progress.validation_seconds), 1),
     }

@@ -1,0 +1,307 @@
+"""The Jenkinsfile, run by `runner.groovy`: real containers, an S3 remote, real deployments.
+
+It shows that the stages do together what they should: each `sh` is executed, in a container of
+the image that the Dockerfile makes where Jenkins would do so. It does not show that Jenkins, its
+plugins and their versions accept the file, that a webhook starts a build, how `currentBuild`
+decides what `changed` means, or that an agent with docker instead of podman behaves alike.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+# The first build of the agent's image takes some minutes.
+pytestmark = [pytest.mark.slow, pytest.mark.container, pytest.mark.timeout(1500)]
+
+ROOT = Path(__file__).parents[2]
+KEY, SECRET, BUCKET = "jenkins", "not-a-secret-but-a-key-of-this-test", "signs"
+AGENT = "traffic-signs-pipeline"
+LENIENT = {
+    "gate.ece": 1.0,
+    "gate.significance": 0.000001,
+    "gate.recall": 1.0,
+    "gate.slower": 20.0,
+}
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+@contextlib.contextmanager
+def running(command: list[str], log: Path) -> Iterator[None]:
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an S3 server with an empty bucket."""
+    folder = tmp_path_factory.mktemp("storage")
+    identity = {
+        "name": KEY,
+        "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
+        "actions": ["Admin"],
+    }
+    (folder / "keys.json").write_text(json.dumps({"identities": [identity]}))
+    names = ("master.port", "volume.port", "filer.port", "s3.port")
+    grpc = ("master.port.grpc", "volume.port.grpc", "filer.port.grpc", "s3.port.grpc")
+    ports = dict(zip((*names, *grpc), free_ports(8), strict=True))
+    command = [str(Path(shutil.which("python") or "").parent / "weed"), "server"]
+    command += [f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
+    command += [f"-s3.config={folder / 'keys.json'}", "-master.volumeSizeLimitMB=64"]
+    command += [f"-{name}={port}" for name, port in ports.items()]
+    address = f"http://127.0.0.1:{ports['s3.port']}"
+    with running(command, folder / "log"):
+        client = boto3.client(
+            "s3",
+            endpoint_url=address,
+            region_name="us-east-1",
+            aws_access_key_id=KEY,
+            aws_secret_access_key=SECRET,
+        )
+        for _ in range(120):
+            try:
+                client.create_bucket(Bucket=BUCKET)
+                break
+            except Exception:  # not there yet, in one of botocore's many ways
+                time.sleep(0.5)
+        else:
+            pytest.fail((folder / "log").read_text()[-2000:])
+        yield address
+
+
+@dataclass
+class Build:
+    """What one run of the Jenkinsfile did."""
+
+    events: list[dict[str, Any]]
+    log: str
+    status: int
+
+    def stages(self) -> list[str]:
+        return [event["stage"] for event in self.events if event["event"] == "stage"]
+
+    def failed(self) -> list[str]:
+        return [event["stage"] for event in self.events if event["event"] == "failed stage"]
+
+    def skipped(self) -> list[str]:
+        return [event["stage"] for event in self.events if event["event"] == "skipped"]
+
+    def posts(self) -> list[str]:
+        return [e["condition"] for e in self.events if e["event"] == "post" and not e["stage"]]
+
+    def scripts(self) -> list[str]:
+        return [event["script"] for event in self.events if event["event"] == "sh"]
+
+    def first(self, kind: str) -> dict[str, Any]:
+        return next(event for event in self.events if event["event"] == kind)
+
+
+class Jenkins:
+    """A repository with its origin, a place for deployments, and builds of them."""
+
+    def __init__(self, project: Any, folder: Path, git: str, storage: str) -> None:
+        self.project, self.folder, self.origin = project, folder, git
+        self.port, blue, green = free_ports(3)
+        self.name = f"signs-jenkins-{self.port}"
+        self.state = Path("/tmp") / self.name  # a socket's path must be short
+        ports = {"port": self.port, "blue_port": blue, "green_port": green, "workers": 1}
+        values = project.path("deployment/values.toml")
+        text = values.read_text()
+        for key, value in ports.items():
+            text = re.sub(rf"(?m)^{key} = \d+", f"{key} = {value}", text)
+        values.write_text(re.sub(r'(?m)^name = "\S+"', f'name = "{self.name}"', text))
+        project.dvc("remote", "add", "--default", "s3", f"s3://{BUCKET}/project").succeeds()
+        project.dvc("remote", "modify", "s3", "endpointurl", storage).succeeds()
+        project.dvc("remote", "modify", "s3", "region", "us-east-1").succeeds()
+        project.environment |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
+
+    def write_tests(self, body: str) -> None:
+        """In place of the project's, which take long and run elsewhere."""
+        path = self.project.path("tests/test_it.py")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f'def test_it() -> None:\n    """It works."""\n    {body}\n')
+
+    def push(self, message: str) -> None:
+        self.project.dvc("push").succeeds()
+        self.project.commit(message)
+        self.project.run("git", "push", "--quiet", self.origin, "main").succeeds()
+
+    def build(self, **changes: Any) -> Build:
+        workspace = self.folder / "workspace"
+        shutil.rmtree(workspace, ignore_errors=True)
+        log, situation = self.folder / "build.log", self.folder / "situation.json"
+        log.unlink(missing_ok=True)
+        content = {
+            "jenkinsfile": str(ROOT / "Jenkinsfile"),
+            "workspace": str(workspace),
+            "repository": self.origin,
+            "branch": "main",
+            "tag": None,
+            "params": {"DATASET": "", "FORCE": False},
+            "credentials": {
+                "dvc-access-key-id": KEY,
+                "dvc-secret-access-key": SECRET,
+                "git": "token",
+            },
+            "environment": {
+                "SIGNS_STATE": str(self.state),
+                "ENGINE": "podman",
+                "GIT_CONFIG_GLOBAL": os.devnull,
+            },
+            "engine": "podman",
+            "image": AGENT,
+            "log": str(log),
+        }
+        situation.write_text(json.dumps(content | changes))
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_", "PYTHON"))}
+        java = Path(os.path.realpath(shutil.which("java") or "")).parents[1]
+        done = subprocess.run(
+            ["groovy", str(Path(__file__).with_name("runner.groovy")), str(situation)],
+            env=kept | {"JAVA_HOME": str(java)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        lines = done.stdout.splitlines()
+        said = log.read_text(errors="replace") if log.exists() else ""
+        assert lines, done.stderr
+        assert json.loads(lines[-1])["event"] == "end", done.stdout + done.stderr + said[-3000:]
+        return Build([json.loads(line) for line in lines], said, done.returncode)
+
+    def tags(self) -> set[str]:
+        listed = subprocess.check_output(["git", "ls-remote", "--tags", self.origin], text=True)
+        return {line.rpartition("/")[2] for line in listed.splitlines() if "^{}" not in line}
+
+    def served(self) -> Any:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/model", timeout=20) as answer:
+            return json.loads(answer.read())["version"]
+
+    def close(self) -> None:
+        for slot in ("blue", "green", "smoke"):
+            name = f"{self.name}-{slot}"
+            subprocess.run(["podman", "rm", "--force", name], capture_output=True)
+            subprocess.run(["podman", "volume", "rm", "--force", name], capture_output=True)
+        if (self.state / "haproxy.pid").exists():
+            os.kill(int((self.state / "haproxy.pid").read_text()), signal.SIGTERM)
+        shutil.rmtree(self.state, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def jenkins(
+    finished: Any, storage: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Jenkins]:
+    for program, package in (("groovy", "groovy"), ("haproxy", "haproxy"), ("podman", "podman")):
+        if shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin") is None:
+            pytest.skip(f"needs {program} (apt install {package})")
+    base = ["podman", "run", "--rm", "--pull=never", "python:3.11-slim", "python", "-c", ""]
+    if subprocess.run(base, capture_output=True).returncode:
+        pytest.skip("podman does not run python:3.11-slim here; .ci/containers.sh sets it up")
+    folder = tmp_path_factory.mktemp("jenkins")
+    project = finished.project.copy(folder / "clone")
+    subprocess.run(["git", "init", "--quiet", "--bare", folder / "origin.git"], check=True)
+    (port,) = free_ports(1)
+    daemon = ["git", "daemon", "--reuseaddr", "--export-all", "--enable=receive-pack"]
+    daemon += [f"--base-path={folder}", "--listen=127.0.0.1", f"--port={port}", str(folder)]
+    with running(daemon, folder / "daemon.log"):
+        jenkins = Jenkins(project, folder, f"git://127.0.0.1:{port}/origin.git", storage)
+        project.set(**LENIENT)
+        jenkins.write_tests("assert 1 + 1 == 2")
+        jenkins.push("A project with results")
+        try:
+            yield jenkins
+        finally:
+            jenkins.close()
+
+
+def test_a_good_commit_is_deployed(jenkins: Jenkins) -> None:
+    build = jenkins.build()
+    assert build.status == 0, build.log[-5000:]
+    assert build.stages() == [
+        *("Checkout", "Pipeline", "Lint", "Tests", "Pull", "Preprocess", "Train", "Evaluate"),
+        *("Reproducibility", "Report", "Gate", "Push", "Bento", "Image", "Smoke test", "Release"),
+        *("Deploy", "Switch", "Check", "Promote"),
+    ]
+    # In the agent's image is what needs packages; outside, what needs an engine.
+    inside = {e["script"]: e["container"] for e in build.events if e["event"] == "sh"}
+    assert inside["make train"]
+    assert inside["make promote ARGS=--push"]
+    assert not inside["make containerize"]
+    assert not inside["make deploy"]
+    assert build.first("junit")["tests"] == "1"
+    archived = set(build.first("archive")["files"])
+    assert {"report.html", "changes.md", "changes.html", "gate.md", "gate.json"} < archived
+    assert "build/sbom.cdx.json" in archived
+    assert build.posts() == ["always", "cleanup"]
+    assert "Reproduced, byte for byte." in build.log
+    assert "May be deployed" in build.log
+    assert jenkins.tags() == {"classifier@v0.0.1", "classifier#production#1"}
+    about = json.loads(jenkins.project.path("models/classifier/classifier.json").read_text())
+    assert jenkins.served() == about["version"]
+    # Secrets come from the store, and go nowhere else.
+    assert SECRET not in build.log
+
+
+def test_what_the_gate_refuses_is_not_deployed(jenkins: Jenkins) -> None:
+    before, tags = jenkins.served(), jenkins.tags()
+    jenkins.project.set(**{"gate.megabytes": 0.001})
+    jenkins.push("Small models only")
+    build = jenkins.build()
+    assert build.status == 1
+    assert build.failed() == ["Gate", "Pipeline"]
+    assert "REFUSED" in build.log
+    assert {"Push", "Bento", "Image", "Deploy", "Switch"}.isdisjoint(build.stages())
+    assert build.posts() == ["always", "changed", "cleanup"]
+    assert "gate.md" in build.first("archive")["files"]
+    assert build.first("mail")["subject"] == "test: FAILURE"
+    assert jenkins.served() == before
+    assert jenkins.tags() == tags
+
+
+def test_a_branch_is_tried_but_not_deployed_and_failing_tests_end_the_build(
+    jenkins: Jenkins,
+) -> None:
+    jenkins.write_tests("assert 1 + 1 == 3")
+    jenkins.push("Broken")
+    build = jenkins.build()
+    assert build.status == 1
+    assert build.failed() == ["Tests", "Pipeline"]
+    assert build.stages()[-1] == "Tests"
+    assert build.first("junit")["failures"] == "1"
+    assert build.posts() == ["always", "changed", "cleanup"]
+
+
+def test_each_step_is_a_target_of_make() -> None:
+    scripts = re.findall(r"sh '([^']+)'", (ROOT / "Jenkinsfile").read_text())
+    known = re.findall(r"(?m)^([a-z -]+):", (ROOT / "Makefile").read_text())
+    targets = {target for line in known for target in line.split()}
+    assert len(scripts) > 15
+    for script in scripts:
+        make, *words = script.split()
+        assert make == "make"
+        assert {word for word in words if not word.startswith("ARGS=")} <= targets, script
