@@ -97,7 +97,7 @@ drift: setup  ## Compare a day of the service's answers with the validation phot
 		--with-requirements requirements/drift.txt python -m signs.drift $(ARGS)
 
 ##@ Develop
-.PHONY: test lint format hooks lock
+.PHONY: test lint format hooks lock audit
 
 test: setup-dev  ## Run the tests
 	@$(BIN)/python -m pytest $(ARGS)
@@ -118,12 +118,16 @@ hooks: setup-dev  ## Check every commit from now on (git hook)
 
 lock:  ## Lock requirements/*.in anew (ARGS=--upgrade for newer versions)
 	@$(SETUP) uv
-	@cd requirements && for name in uv pipeline service development drift; do \
+	@cd requirements && for name in uv pipeline service development drift audit; do \
 		echo "Locking $$name.txt ..."; \
 		../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 			--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
 			--output-file $$name.txt $$name.in $(ARGS) || exit 1; \
 	done
+
+audit: setup  ## Ask whether a locked package has a known vulnerability
+	@$(BIN)/uv run --isolated --no-project --python $(BIN)/python \
+		--with-requirements requirements/audit.txt python -m signs.vulnerabilities $(ARGS)
 
 ##@ Environment
 .PHONY: setup setup-dev clean distclean help
