@@ -56,7 +56,7 @@ def _accepted(today: datetime.date) -> list[str]:
             else:
                 print(f"Accepted until {until}: {name}: {reason}", file=sys.stderr)
                 accepted.append(name)
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{ACCEPTED} cannot be used ({error!r}); its first lines say what it holds."
         ) from error
