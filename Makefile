@@ -62,7 +62,7 @@ notebook: setup-dev  ## Execute the notebook anew, after other results
 	@$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 ##@ Serve
-.PHONY: serve gate bento containerize image smoke deploy rollback sbom drift
+.PHONY: serve gate bento containerize image smoke deploy rollback manifests sbom drift
 
 # Where `make serve` listens; HOST=0.0.0.0 for other machines, too.
 HOST = 127.0.0.1
@@ -91,6 +91,9 @@ deploy:  ## Bring the image into service on this machine, without losing a reque
 
 rollback:  ## Go back to what was in service before
 	@$(PLAIN_PYTHON) -m deployment.deploy rollback
+
+manifests: setup  ## Write build/kubernetes.yaml (ARGS='--image REGISTRY/traffic-signs:VERSION')
+	@$(BIN)/python -m deployment.kubernetes $(ARGS)
 
 sbom: setup  ## List what that image holds, as CycloneDX: build/sbom.cdx.json
 	@$(BIN)/python -m signs.sbom

@@ -58,7 +58,9 @@ def sbom() -> None:
         for wanted_by in WANTED_BY.findall(entry):
             if (parent := SERVICE if wanted_by == f"-r {LOCK.stem}.in" else wanted_by) in depends:
                 depends[parent].append(name)
+    service: Component = {"type": "application", "bom-ref": SERVICE, "name": SERVICE}
     if model := _model():
+        service["version"] = model["version"]  # which the image's begins with
         components.append(model)
         depends[SERVICE].append(model["bom-ref"])
         depends[model["bom-ref"]] = []
@@ -67,7 +69,7 @@ def sbom() -> None:
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
         "version": 1,
-        "metadata": {"component": {"type": "application", "bom-ref": SERVICE, "name": SERVICE}},
+        "metadata": {"component": service},
         "components": components,
         "dependencies": [{"ref": name, "dependsOn": on} for name, on in depends.items()],
     }

@@ -119,7 +119,7 @@ def test_the_classifier_is_a_component(document: dict[str, Any]) -> None:
     model = components(document)["traffic-signs-classifier"]
     sha256 = hashlib.sha256(MODEL).hexdigest()
     assert model["type"] == "machine-learning-model"
-    assert model["version"] == sha256[:12]
+    assert model["version"] == document["metadata"]["component"]["version"] == sha256[:12]
     assert model["hashes"] == [{"alg": "SHA-256", "content": sha256}]
     (data,) = model["modelCard"]["modelParameters"]["datasets"]
     assert data["name"] == "colors"
