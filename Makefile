@@ -97,7 +97,7 @@ promote: setup  ## Note in a git tag that this version, or VERSION, is in produc
 		$(if $(VERSION),--version $(VERSION:classifier@%=%),HEAD) $(ARGS)
 
 ##@ Serve
-.PHONY: serve bento containerize image smoke deploy rollback drift
+.PHONY: serve bento containerize image smoke deploy rollback manifests sbom drift
 
 # Where `make serve` listens; HOST=0.0.0.0 for other machines, too.
 HOST = 127.0.0.1
@@ -124,12 +124,18 @@ deploy:  ## Bring the image into service on this machine, without losing a reque
 rollback:  ## Go back to what was in service before
 	@$(PLAIN_PYTHON) -m deployment.deploy rollback
 
+manifests: setup  ## Write build/kubernetes.yaml (ARGS='--image REGISTRY/traffic-signs:VERSION')
+	@$(BIN)/python -m deployment.kubernetes $(ARGS)
+
+sbom: setup  ## List what that image holds, as CycloneDX: build/sbom.cdx.json
+	@$(BIN)/python -m signs.sbom
+
 drift: setup  ## Compare a day of the service's answers with the validation photos
 	@$(BIN)/uv run --isolated --no-project --python $(BIN)/python \
 		--with-requirements requirements/drift.txt python -m signs.drift $(ARGS)
 
 ##@ Develop
-.PHONY: test lint format hooks lock
+.PHONY: test lint format hooks lock audit
 
 test: setup-dev  ## Run the tests
 	@$(BIN)/python -m pytest $(ARGS)
@@ -150,12 +156,16 @@ hooks: setup-dev  ## Check every commit from now on (git hook)
 
 lock:  ## Lock requirements/*.in anew (ARGS=--upgrade for newer versions)
 	@$(SETUP) uv
-	@cd requirements && for name in uv pipeline service development drift; do \
+	@cd requirements && for name in uv pipeline service development drift audit; do \
 		echo "Locking $$name.txt ..."; \
 		../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 			--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
 			--output-file $$name.txt $$name.in $(ARGS) || exit 1; \
 	done
+
+audit: setup  ## Ask whether a locked package has a known vulnerability
+	@$(BIN)/uv run --isolated --no-project --python $(BIN)/python \
+		--with-requirements requirements/audit.txt python -m signs.vulnerabilities $(ARGS)
 
 ##@ Environment
 .PHONY: setup setup-dev clean distclean help

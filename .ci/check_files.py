@@ -2,13 +2,17 @@
 
 Big files and image data belong to DVC. A package index's address or a path that
 exists on one machine only breaks the project for everybody else. A requirement
-without a hash installs whatever the index serves that day.
+without a hash installs whatever the index serves that day. A secret that was
+committed is none any more.
 """
 
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from detect_secrets.core.scan import scan_file
+from detect_secrets.settings import default_settings
 
 MAX_BYTES = 1_000_000
 IMAGE_DATA = {".bmp", ".gif", ".jpeg", ".jpg", ".npy", ".npz", ".png", ".ppm", ".zip"}
@@ -18,10 +22,19 @@ LOOPBACK = r"(?!127\.0\.0\.1|localhost|\[::1\])"
 INDEX_ADDRESS = re.compile(
     rf"https?://{LOOPBACK}[^\s\"'/]+/(?:[^\s\"']*/)?simple\b"
     r"|https?://[^\s\"']+/packages/[0-9a-f]{2}/[0-9a-f]{2}/"
+    r"|files\.pythonhosted|--trusted-host[ =]+\w"
     rf"|(?:index|find.links)(?:[-_]url)?[ =:]+[\"']?(?:https?|file)://{LOOPBACK}",
     re.IGNORECASE,
 )
-MACHINE_PATH = re.compile(r"(?<![\w.~:/-])/(?:(?:home|Users)/\w|root/|work/)")
+MACHINE_PATH = re.compile(
+    r"(?:(?<![\w.~:/-])|file://)/(?:(?:home|Users|tmp)/\w|root\b|work/)|\b[A-Za-z]:[\\/]+Users\b"
+)
+# What looks like a secret to a tool that measures randomness, only where it is none.
+NO_SECRETS = [
+    r"^ +--hash=sha256:[0-9a-f]{64}( \\)?$",  # the hash of a package in a lock
+    r'^ +"image/(png|jpeg)": "[A-Za-z0-9+/=\\]+",?$',  # a picture in a notebook
+    r'^COMMIT = "[0-9a-f]{40}"$',  # a revision of a public repository
+]
 REQUIREMENT = re.compile(r"^[A-Za-z0-9][^#\n]*(?:\n +--hash=.*)*", re.MULTILINE)
 PINNED = re.compile(r"^[A-Za-z0-9_.\[\]-]+==[^\n]*\\\n +--hash=sha256:[0-9a-f]{64}")
 
@@ -42,6 +55,8 @@ def problems(path: Path) -> Iterator[str]:
             yield f"line {number} holds a package index's address"
         if MACHINE_PATH.search(line) and not CONTAINER_FILES.match(path.name):
             yield f"line {number} holds a path of one machine"
+    for secret in scan_file(str(path)):
+        yield f"line {secret.line_number} holds a secret ({secret.type})"
     if path.match("requirements/*.txt"):
         for requirement in REQUIREMENT.findall(text):
             if not PINNED.match(requirement):
@@ -50,12 +65,16 @@ def problems(path: Path) -> Iterator[str]:
 
 def main(names: list[str]) -> int:
     """Print every problem of the named files; 1 if there is one."""
-    found = [
-        f"{name}: {problem}"
-        for name in names
-        if Path(name).is_file()
-        for problem in problems(Path(name))
-    ]
+    with default_settings() as settings:
+        settings.filters["detect_secrets.filters.regex.should_exclude_line"] = {
+            "pattern": NO_SECRETS
+        }
+        found = [
+            f"{name}: {problem}"
+            for name in names
+            if Path(name).is_file()
+            for problem in problems(Path(name))
+        ]
     print("\n".join(found), end="\n" if found else "")
     return 1 if found else 0
 

@@ -13,6 +13,14 @@ from pathlib import Path
 BUILD = Path("build")
 VALUES = Path(__file__).with_name("values.toml")
 ENGINES = ("docker", "podman")
+# What values are at most: a number, or another value.
+MOST = {
+    **dict.fromkeys(("port", "blue_port", "green_port", "container_port"), 65535),
+    "cpu_request": "cpus",
+    "memory_request_mb": "memory_mb",
+    "replicas_min": "replicas_max",
+    "cpu_percent": 100,
+}
 
 
 class DeployError(Exception):
@@ -32,6 +40,13 @@ class Values:
     workers: int
     cpus: float
     memory_mb: int
+    container_port: int
+    cpu_request: float
+    memory_request_mb: int
+    replicas_min: int
+    replicas_max: int
+    cpu_percent: int
+    endpoint_seconds: int
     ready_seconds: int
     drain_seconds: int
     stop_seconds: int
@@ -47,7 +62,7 @@ def values(path: Path = VALUES) -> Values:
     """Read values.toml.
 
     Raises:
-        DeployError: a key is unknown, missing or of another type, or a number is not positive.
+        DeployError: a key is unknown, missing, of another type or out of range.
     """
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -64,6 +79,11 @@ def values(path: Path = VALUES) -> Values:
             raise DeployError(f"{path}: {key} is {value!r}, but must be a {kinds[key].__name__}.")  # type: ignore[union-attr]
         if not isinstance(value, str) and value <= 0:
             raise DeployError(f"{path}: {key} is {value!r}, but must be above 0.")
+    for key, most in MOST.items():
+        limit = found[most] if isinstance(most, str) else most
+        if found[key] > limit:
+            name = f"{most}, " * isinstance(most, str)
+            raise DeployError(f"{path}: {key} is {found[key]}, but at most {name}{limit}.")
     return Values(**found)
 
 

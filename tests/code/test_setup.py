@@ -1,4 +1,4 @@
-"""`make`'s set-up: its error sentences, its healing, and what the repository may hold.
+"""`make`'s set-up: its error sentences and its healing.
 
 The real Makefile runs in a copy whose path has a space in it. Nothing is fetched:
 a stand-in for uv, locked by its own hash, notes what it is asked to install.
@@ -234,53 +234,3 @@ def test_locks_share_versions() -> None:
         name, _, version = line.partition("==")
         if ";" not in line and name in names:
             assert names[name].partition("==")[2].split(" ;")[0].strip() == version.strip(), name
-
-
-def test_committed_files_are_fit_to_publish() -> None:
-    if not (ROOT / ".git").exists():
-        pytest.skip("not a git checkout")
-    listed = subprocess.run(
-        ["git", "-c", f"safe.directory={ROOT}", "ls-files"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
-    assert "Makefile" in listed
-    _assert_accepted(listed)
-
-
-def test_unfit_files_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "requirements").mkdir()
-    (tmp_path / "data").mkdir()
-    home, index = "/" + "home/someone/signs", "https" + "://packages.example"
-    unfit = {
-        "requirements/a.txt": ("numpy==2.4.6\n", "no version or no hash: numpy==2.4.6"),
-        "requirements/b.txt": ("numpy>=2 \\\n    --hash=sha256:00\n", "no version or no hash"),
-        "requirements/c.txt": (f"--extra-index-url {index}/a\n", "package index's address"),
-        "pip.conf": (f"x = {index}/simple\n", "package index's address"),
-        "notes.md": (f"see {home}\n", "line 1 holds a path of one machine"),
-        "large.csv": ("0" * 1_000_001, "belongs to DVC"),
-        "data/sign.png": ("", "image data belongs to DVC"),
-    }
-    for name, (content, _) in unfit.items():
-        (tmp_path / name).write_text(content)
-    result = _check(list(unfit), tmp_path)
-    assert result.returncode == 1
-    for name, (_, message) in unfit.items():
-        assert re.search(rf"^{re.escape(name)}: .*{re.escape(message)}", result.stdout, re.M), name
-
-
-def _check(names: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, ROOT / ".ci" / "check_files.py", *names],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def _assert_accepted(names: list[str]) -> None:
-    result = _check(names, ROOT)
-    assert result.returncode == 0, result.stdout

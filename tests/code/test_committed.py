@@ -1,0 +1,95 @@
+"""What the repository may hold: .ci/check_files.py on all that is committed, and on what is unfit.
+
+What is planted here is put together from pieces, or this file would be unfit itself.
+"""
+
+import base64
+import hashlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+INDEX = "https" + "://packages.example"
+DIGEST = hashlib.sha512(b"sign").digest()
+HEX, BASE64 = DIGEST.hex()[:40], base64.b64encode(DIGEST).decode()
+UNFIT = {
+    "aws.py": ('key = "AKIA' + 'Z2J4NPHQ7XKD5RTW"', "holds a secret (AWS Access Key)"),
+    "id_rsa": ("-----BEGIN RSA " + "PRIVATE KEY-----", "holds a secret (Private Key)"),
+    "remote.sh": ("git clone https://me:" + "hunter22@git.example/x", "(Basic Auth Credentials)"),
+    "settings.py": ("pass" + 'word = "correct-horse-7"', "holds a secret (Secret Keyword)"),
+    "token.py": (f'REVISION = "{HEX}"', "holds a secret (Hex High Entropy String)"),
+    "code.ipynb": (f'  "text/plain": "{BASE64}"', "holds a secret (Base64 High Entropy String)"),
+    "home.md": ("see /" + "home/someone/signs", "line 1 holds a path of one machine"),
+    "root.sh": ("HOME=/" + "root", "holds a path of one machine"),
+    "work.toml": ('path = "/' + 'work/main"', "holds a path of one machine"),
+    "mac.toml": ('path = "/' + 'Users/someone"', "holds a path of one machine"),
+    "windows.ps1": ("cd C:" + r"\Users\someone", "holds a path of one machine"),
+    "windows.json": ('"C:' + r'\\Users\\someone"', "holds a path of one machine"),
+    "scratch.sh": ("cp /" + "tmp/model.onnx .", "holds a path of one machine"),
+    "link.html": ('<a href="file:///' + 'home/someone">', "holds a path of one machine"),
+    "extra.txt": ("--extra-index-url " + INDEX, "package index's address"),
+    "links.txt": ("--find-links " + INDEX, "package index's address"),
+    "host.txt": ("--trusted-host " + "packages.example", "package index's address"),
+    "pip.conf": (f"x = {INDEX}/" + "simple", "package index's address"),
+    "uv.env": ("UV_DEFAULT_INDEX=" + INDEX, "package index's address"),
+    "wheel.txt": ("a @ https://files." + "pythonhosted.org/a.whl", "package index's address"),
+    "requirements/a.txt": ("numpy==2.4.6", "no version or no hash: numpy==2.4.6"),
+    "requirements/b.txt": ("numpy>=2 \\\n    --hash=sha256:00", "no version or no hash"),
+    "large.csv": ("0" * 1_000_001, "belongs to DVC"),
+    "data/sign.png": ("", "image data belongs to DVC"),
+}
+FIT = {
+    "requirements/c.txt": f"numpy==2.4.6 \\\n    --hash=sha256:{DIGEST.hex()[:64]}",
+    "picture.ipynb": f'  "image/png": "{BASE64}",',
+    "download.py": f'COMMIT = "{HEX}"',
+    "containers/Dockerfile": "ENV HOME=/" + "tmp/service",
+    "loopback.txt": "--index-url http://127.0.0.1:9/" + "simple",
+    "address.md": "https://git.example/" + "home/page",
+}
+
+
+def check(folder: Path) -> "subprocess.CompletedProcess[str]":
+    """The check of all files that git tracks there."""
+    git = ["git", "-c", f"safe.directory={folder}", "ls-files", "-z"]
+    listed = subprocess.check_output(git, cwd=folder, text=True).split("\0")[:-1]
+    assert listed
+    return subprocess.run(
+        [sys.executable, ROOT / ".ci/check_files.py", *listed],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def commit(folder: Path, files: dict[str, str]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content + "\n")
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    subprocess.run(["git", "add", "."], cwd=folder, check=True)
+
+
+def test_committed_files_are_fit_to_publish() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    result = check(ROOT)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_unfit_files_are_refused(tmp_path: Path) -> None:
+    commit(tmp_path, {name: content for name, (content, _) in UNFIT.items()})
+    result = check(tmp_path)
+    assert result.returncode == 1
+    for name, (_, message) in UNFIT.items():
+        assert re.search(rf"^{re.escape(name)}: .*{re.escape(message)}", result.stdout, re.M), name
+
+
+def test_what_only_looks_unfit_is_accepted(tmp_path: Path) -> None:
+    commit(tmp_path, FIT)
+    result = check(tmp_path)
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
