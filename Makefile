@@ -69,7 +69,10 @@ pull: setup  ## Fetch photos and results from the DVC remote, if one is set
 	then $(BIN)/dvc pull --allow-missing $(ARGS); \
 	else echo "No default DVC remote is set, so nothing is fetched (docs/remote.md)."; fi
 
-synthesize:  ## Run one stage and what it needs; so do preprocess, train, evaluate
+synthesize:  ## This stage and what it needs (DATASET=signs; FORCE=yes: it alone, again)
+preprocess:  ## Likewise
+train:  ## Likewise
+evaluate:  ## Likewise
 synthesize preprocess train evaluate: setup
 	@$(BIN)/dvc $(if $(DATASET),exp run --set-param dataset=$(DATASET),repro) \
 		$(if $(FORCE),--force --single-item) $@

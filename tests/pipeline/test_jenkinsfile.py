@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3
+import botocore.session
 import pytest
 
 # The first build of the agent's image takes some minutes.
@@ -71,13 +72,13 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     names = ("master.port", "volume.port", "filer.port", "s3.port")
     grpc = ("master.port.grpc", "volume.port.grpc", "filer.port.grpc", "s3.port.grpc")
     ports = dict(zip((*names, *grpc), free_ports(8), strict=True))
-    command = [str(Path(shutil.which("python") or "").parent / "weed"), "server"]
+    command = [str(Path(sys.executable).parent / "weed"), "server"]
     command += [f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
     command += [f"-s3.config={folder / 'keys.json'}", "-master.volumeSizeLimitMB=64"]
     command += [f"-{name}={port}" for name, port in ports.items()]
     address = f"http://127.0.0.1:{ports['s3.port']}"
     with running(command, folder / "log"):
-        client = boto3.client(
+        client = botocore.session.get_session().create_client(
             "s3",
             endpoint_url=address,
             region_name="us-east-1",
