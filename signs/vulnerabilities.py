@@ -27,21 +27,25 @@ def audit() -> None:
     # them where a mirror stands before PyPI that has packages and nothing else.
     command = [sys.executable, "-m", "pip_audit", "--strict", "--require-hashes", "--disable-pip"]
     command += ["--progress-spinner=off"]
-    for lock in sorted(LOCKS.glob("*.txt")):
-        command += ["--requirement", str(lock)]
     for name in _accepted(datetime.date.today()):
         command += ["--ignore-vuln", name]
-    print("Asking about the locked packages, one by one ...", file=sys.stderr)
-    result = subprocess.run([*command, *sys.argv[1:]], capture_output=True, text=True)
-    last = result.stderr.strip().rpartition("\n")[2]
-    if result.returncode and not result.stdout:  # a table comes after all answers
-        raise UserError(
-            "Nothing is known of the locked packages, as not all could be asked about. pip-audit: "
-            f"{last.removeprefix('ERROR:pip_audit._cli:')}"
+    failed = False
+    # One by one, as no two may name different versions of a package.
+    for lock in sorted(LOCKS.glob("*.txt")):
+        result = subprocess.run(
+            [*command, "--requirement", str(lock), *sys.argv[1:]], capture_output=True, text=True
         )
-    print(result.stdout, end="")
-    print(last, file=sys.stderr)
-    sys.exit(result.returncode)
+        last = result.stderr.strip().rpartition("\n")[2]
+        if result.returncode and not result.stdout:  # a table comes after all answers
+            raise UserError(
+                f"{lock} could not be checked, so nothing is known of it. pip-audit says: "
+                f"{last.removeprefix('ERROR:pip_audit._cli:')}"
+            )
+        print(f"{lock}: {last}", flush=True)
+        print(result.stdout, end="")
+        failed |= result.returncode != 0
+    if failed:
+        sys.exit(1)
 
 
 def _accepted(today: datetime.date) -> list[str]:
@@ -52,9 +56,9 @@ def _accepted(today: datetime.date) -> list[str]:
         for name, entry in entries.items():
             until, reason = entry["until"], str(entry["reason"])
             if until < today:
-                print(f"No longer accepted: {name}, until {until}: {reason}", file=sys.stderr)
+                print(f"No longer accepted: {name}, until {until}: {reason}")
             else:
-                print(f"Accepted until {until}: {name}: {reason}", file=sys.stderr)
+                print(f"Accepted until {until}: {name}: {reason}")
                 accepted.append(name)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
