@@ -4,18 +4,13 @@
 // built from the Dockerfile. What a stage, step, condition or option is called must be known
 // here, else the run ends with an error; that stands for Jenkins's own check, and is weaker.
 //
-// SITUATION.json: workspace, repository, branch, params, credentials, environment, engine, image.
+// SITUATION.json: workspace, repository, branch, tag, user, params, credentials, environment, engine, image.
 // Prints one JSON line for all that happens: {"event": ..., ...}.
 import groovy.json.JsonOutput
 import groovy.json.JsonSlurper
 
 class StepFailed extends RuntimeException {
     StepFailed(String why) { super(why) }
-}
-
-class Block {
-    def entries = [:]
-    def order = []
 }
 
 /** Collects what a declarative block says: name → arguments or nested block. */
@@ -95,7 +90,6 @@ class Runner {
 
     void assign(block) {
         if (block == null) return
-        def names = new Expando()
         def outer = this
         def closure = block[0] as Closure
         closure.delegate = new Object() {
@@ -218,6 +212,8 @@ class Runner {
         }
         run(['git', 'clone', '--quiet', '--branch', situation.branch, situation.repository, situation.workspace],
             new File(situation.workspace).parentFile)
+        // Jenkins does not run as root, and its user has no name in the image.
+        run(['chown', '-R', situation.user, situation.workspace], new File(situation.workspace))
     }
 
     void junit(String file) {
@@ -250,8 +246,7 @@ class Runner {
             built = true
         }
         def name = "${situation.image}-${System.nanoTime()}".toString()
-        def user = "${'id -u'.execute().text.trim()}:${'id -g'.execute().text.trim()}".toString()
-        run([situation.engine, 'run', '--detach', '--name', name, '--user', user,
+        run([situation.engine, 'run', '--detach', '--name', name, '--user', situation.user,
              '--volume', "${situation.workspace}:${situation.workspace}".toString(),
              '--workdir', situation.workspace, situation.image, 'sleep', '3600'], new File(situation.workspace))
         containers << name

@@ -164,6 +164,7 @@ class Jenkins:
             "repository": self.origin,
             "branch": "main",
             "tag": None,
+            "user": "12345:12345" if os.getuid() == 0 else f"{os.getuid()}:{os.getgid()}",
             "params": {"DATASET": "", "FORCE": False},
             "credentials": {
                 "dvc-access-key-id": KEY,
