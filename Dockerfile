@@ -8,8 +8,8 @@
 FROM python:3.11-slim AS packages
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends git && \
     rm -rf /var/lib/apt/lists/*
-# The locks alone: a change of the code installs nothing again.
-COPY requirements /build/requirements
+# What is installed alone: a change of the code installs nothing again.
+COPY requirements/setup.sh requirements/uv.txt requirements/development.txt /build/requirements/
 # Where the package index needs settings or a password: `--secret id=pip,src=pip.conf` and
 # `--secret id=uv,src=uv.toml`. They are there during this step alone.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \

@@ -269,6 +269,17 @@ def test_a_good_commit_is_deployed(jenkins: Jenkins) -> None:
     assert SECRET not in build.log
 
 
+def test_the_agents_image_runs_make(finished: Any, jenkins: Jenkins) -> None:
+    folder = jenkins.folder / "other"
+    project = finished.project.copy(folder)
+    project.path("data/prepared/prepared.json").unlink()
+    subprocess.run(["chown", "-R", "12345:12345", folder], check=True)
+    command = ["podman", "run", "--rm", "--user", "12345:12345", "--volume", f"{folder}:/work"]
+    done = subprocess.run([*command, AGENT], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Pictures and tables: report.html" in done.stdout
+
+
 def test_what_the_gate_refuses_is_not_deployed(jenkins: Jenkins) -> None:
     before, tags = jenkins.served(), jenkins.tags()
     jenkins.project.set(**{"gate.megabytes": 0.001})
