@@ -1,6 +1,5 @@
 """The service's image as a running container, and what build/ and values.toml say of it."""
 
-import contextlib
 import os
 import shutil
 import subprocess
@@ -170,8 +169,10 @@ class Engine:
 
 def exit_with_sentence(command: Callable[[], None]) -> None:
     """Run a command; what a person can put right ends it without a traceback, with 1."""
-    with contextlib.suppress(BrokenPipeError):
-        try:
-            command()
-        except DeployError as error:
-            sys.exit(f"ERROR: {error}")
+    try:
+        command()
+    except DeployError as error:
+        sys.exit(f"ERROR: {error}")
+    except KeyboardInterrupt:
+        print("\nStopped. What answered before still does.", file=sys.stderr)
+        sys.exit(130)

@@ -5,6 +5,7 @@
 // here, else the run ends with an error; that stands for Jenkins's own check, and is weaker.
 //
 // SITUATION.json: workspace, repository, branch, tag, user, params, credentials, environment, engine, image.
+// With "dry" nothing is executed, which shows what would be.
 // Prints one JSON line for all that happens: {"event": ..., ...}.
 import groovy.json.JsonOutput
 import groovy.json.JsonSlurper
@@ -95,7 +96,7 @@ class Runner {
         closure.delegate = new Object() {
             void setProperty(String name, value) {
                 outer.environment[name] = value.toString()
-                outer.log(event: 'environment', name: name)
+                outer.log(event: 'environment', name: name, empty: !outer.environment[name])
             }
             def getProperty(String name) { outer.binding[name] }
             def credentials(String id) { outer.secret(id) }
@@ -217,6 +218,7 @@ class Runner {
     }
 
     void junit(String file) {
+        if (situation.dry) return
         def found = new File(situation.workspace, file)
         if (!found.exists()) throw new StepFailed("No test report files were found: ${file}")
         def suites = new XmlSlurper().parse(found)
@@ -224,6 +226,7 @@ class Runner {
     }
 
     void archive(Map how) {
+        if (situation.dry) return
         def files = new FileNameFinder().getFileNames(situation.workspace, how.artifacts.replace(',', ' '))
         log(event: 'archive', files: files.collect { it - (situation.workspace + '/') }.sort())
     }
@@ -257,6 +260,7 @@ class Runner {
     }
 
     int run(List<String> command, File folder, boolean must = true) {
+        if (situation.dry) return 0
         def builder = new ProcessBuilder(command*.toString()).directory(folder).redirectErrorStream(true)
         builder.environment().putAll(situation.environment)
         builder.environment().putAll(environment)

@@ -123,6 +123,53 @@ class Build:
         return next(event for event in self.events if event["event"] == kind)
 
 
+def needs(program: str) -> None:
+    if shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin") is None:
+        pytest.skip(f"needs {program} (apt install {program})")
+
+
+def run_jenkinsfile(folder: Path, **changes: Any) -> Build:
+    """One build of main, if `changes` do not say otherwise, in `folder`/workspace."""
+    workspace = folder / "workspace"
+    shutil.rmtree(workspace, ignore_errors=True)
+    log, situation = folder / "build.log", folder / "situation.json"
+    log.unlink(missing_ok=True)
+    content = {
+        "jenkinsfile": str(ROOT / "Jenkinsfile"),
+        "workspace": str(workspace),
+        "repository": "",
+        "branch": "main",
+        "tag": None,
+        "user": "12345:12345" if os.getuid() == 0 else f"{os.getuid()}:{os.getgid()}",
+        "params": {"DATASET": "", "FORCE": False},
+        "credentials": {
+            "dvc-access-key-id": KEY,
+            "dvc-secret-access-key": SECRET,
+            "git": "token",
+        },
+        "environment": {},
+        "engine": "podman",
+        "image": AGENT,
+        "log": str(log),
+        "dry": False,
+    }
+    situation.write_text(json.dumps(content | changes))
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_", "PYTHON"))}
+    java = Path(os.path.realpath(shutil.which("java") or "")).parents[1]
+    done = subprocess.run(
+        ["groovy", str(Path(__file__).with_name("runner.groovy")), str(situation)],
+        env=kept | {"JAVA_HOME": str(java)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = done.stdout.splitlines()
+    said = log.read_text(errors="replace") if log.exists() else ""
+    assert lines, done.stderr
+    assert json.loads(lines[-1])["event"] == "end", done.stdout + done.stderr + said[-3000:]
+    return Build([json.loads(line) for line in lines], said, done.returncode)
+
+
 class Jenkins:
     """A repository with its origin, a place for deployments, and builds of them."""
 
@@ -153,48 +200,13 @@ class Jenkins:
         self.project.commit(message)
         self.project.run("git", "push", "--quiet", self.origin, "main").succeeds()
 
-    def build(self, **changes: Any) -> Build:
-        workspace = self.folder / "workspace"
-        shutil.rmtree(workspace, ignore_errors=True)
-        log, situation = self.folder / "build.log", self.folder / "situation.json"
-        log.unlink(missing_ok=True)
-        content = {
-            "jenkinsfile": str(ROOT / "Jenkinsfile"),
-            "workspace": str(workspace),
-            "repository": self.origin,
-            "branch": "main",
-            "tag": None,
-            "user": "12345:12345" if os.getuid() == 0 else f"{os.getuid()}:{os.getgid()}",
-            "params": {"DATASET": "", "FORCE": False},
-            "credentials": {
-                "dvc-access-key-id": KEY,
-                "dvc-secret-access-key": SECRET,
-                "git": "token",
-            },
-            "environment": {
-                "SIGNS_STATE": str(self.state),
-                "ENGINE": "podman",
-                "GIT_CONFIG_GLOBAL": os.devnull,
-            },
-            "engine": "podman",
-            "image": AGENT,
-            "log": str(log),
+    def build(self) -> Build:
+        environment = {
+            "SIGNS_STATE": str(self.state),
+            "ENGINE": "podman",
+            "GIT_CONFIG_GLOBAL": os.devnull,
         }
-        situation.write_text(json.dumps(content | changes))
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_", "PYTHON"))}
-        java = Path(os.path.realpath(shutil.which("java") or "")).parents[1]
-        done = subprocess.run(
-            ["groovy", str(Path(__file__).with_name("runner.groovy")), str(situation)],
-            env=kept | {"JAVA_HOME": str(java)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        lines = done.stdout.splitlines()
-        said = log.read_text(errors="replace") if log.exists() else ""
-        assert lines, done.stderr
-        assert json.loads(lines[-1])["event"] == "end", done.stdout + done.stderr + said[-3000:]
-        return Build([json.loads(line) for line in lines], said, done.returncode)
+        return run_jenkinsfile(self.folder, repository=self.origin, environment=environment)
 
     def tags(self) -> set[str]:
         listed = subprocess.check_output(["git", "ls-remote", "--tags", self.origin], text=True)
@@ -218,9 +230,8 @@ class Jenkins:
 def jenkins(
     finished: Any, storage: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Jenkins]:
-    for program, package in (("groovy", "groovy"), ("haproxy", "haproxy"), ("podman", "podman")):
-        if shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin") is None:
-            pytest.skip(f"needs {program} (apt install {package})")
+    for program in ("groovy", "haproxy", "podman"):
+        needs(program)
     base = ["podman", "run", "--rm", "--pull=never", "python:3.11-slim", "python", "-c", ""]
     if subprocess.run(base, capture_output=True).returncode:
         pytest.skip("podman does not run python:3.11-slim here; .ci/containers.sh sets it up")
@@ -296,9 +307,7 @@ def test_what_the_gate_refuses_is_not_deployed(jenkins: Jenkins) -> None:
     assert jenkins.tags() == tags
 
 
-def test_a_branch_is_tried_but_not_deployed_and_failing_tests_end_the_build(
-    jenkins: Jenkins,
-) -> None:
+def test_failing_tests_end_the_build(jenkins: Jenkins) -> None:
     jenkins.write_tests("assert 1 + 1 == 3")
     jenkins.push("Broken")
     build = jenkins.build()
@@ -307,6 +316,32 @@ def test_a_branch_is_tried_but_not_deployed_and_failing_tests_end_the_build(
     assert build.stages()[-1] == "Tests"
     assert build.first("junit")["failures"] == "1"
     assert build.posts() == ["always", "changed", "cleanup"]
+
+
+@pytest.mark.parametrize(
+    ("situation", "skipped", "version"),
+    [
+        ({"branch": "feature"}, ["Release", "Deploy"], False),
+        ({"branch": "v", "tag": "classifier@v0.0.1"}, ["Gate", "Release"], True),
+        ({"branch": "v", "tag": "other@v0.0.1"}, ["Gate", "Release", "Deploy"], True),
+        (
+            {"params": {"DATASET": "signs", "FORCE": True}},
+            ["Reproducibility", "Gate", "Release", "Deploy"],
+            False,
+        ),
+    ],
+)
+def test_what_is_not_mains_is_not_released(
+    tmp_path: Path, situation: dict[str, Any], skipped: list[str], version: bool
+) -> None:
+    needs("groovy")
+    build = run_jenkinsfile(tmp_path, dry=True, **situation)
+    assert build.status == 0
+    assert build.skipped() == skipped
+    empty = {e["name"]: e["empty"] for e in build.events if e["event"] == "environment"}
+    # `make` takes them from the environment.
+    assert empty["VERSION"] != version
+    assert empty["DATASET"] == empty["FORCE"] == ("params" not in situation)
 
 
 def test_each_step_is_a_target_of_make() -> None:
