@@ -286,8 +286,10 @@ class S3Server(Server):
         # Else these two listen at ports of their own, on all addresses.
         without = ["-s3.port.iceberg=0", "-s3.port.lance=0"]
         small = ["-volume.max=20", "-master.volumeSizeLimitMB=256"]
+        # With the usual 10 s a start after SIGKILL can take twice that.
+        quick = "-master.electionTimeout=1s"
         keys = f"-s3.config={self.folder / 'keys.json'}"
-        return [self.weed, "server", *local, *ports, "-filer", "-s3", keys, *without, *small]
+        return [self.weed, "server", *local, *ports, "-filer", "-s3", keys, quick, *without, *small]
 
     def answers(self) -> bool:
         """Whether it stores, which is later than that it answers: the volumes come last."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
 ID, SECRET = "key-id-of-the-team", "secret-of-the-team"
@@ -99,10 +99,7 @@ def test_no_server(team, s3, nobody_listens):
     address = f"http://127.0.0.1:{nobody_listens}"
     config = team.path(".dvc/config")
     config.write_text(config.read_text().replace(s3.url, address))
-    said = f'Could not connect to the endpoint URL: "{address}'
-    team.dvc("push").fails_with(said)
-    shutil.rmtree(team.path(".dvc/cache"))
-    team.dvc("pull").fails_with(said)
+    team.dvc("push").fails_with(f'Could not connect to the endpoint URL: "{address}', within=60)
 
 
 def test_a_server_killed_during_a_push(shared):
@@ -139,7 +136,9 @@ def test_this_project_without_the_real_photos(blank, set_up, s3, page):
     project.follow([push])
     clone = project.clone("clone")
     clone.take_keys(project)
-    clone.dvc("pull").fails_with("Checkout failed for following targets:\ndata/gtsrb\ndata/signs\n")
+    clone.dvc("pull").fails_with(
+        "Checkout failed for following targets", "data/gtsrb\n", "data/signs\n"
+    )
     shutil.rmtree(clone.path("data"))
     clone.follow([pull])
     for files in OUTPUTS.values():
