@@ -24,6 +24,8 @@ from typing import Any
 
 import botocore.session
 import pytest
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
 # The first build of the agent's image takes some minutes.
 pytestmark = [pytest.mark.slow, pytest.mark.container, pytest.mark.timeout(1500)]
@@ -76,6 +78,8 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command += [f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
     command += [f"-s3.config={folder / 'keys.json'}", "-master.volumeSizeLimitMB=64"]
     command += [f"-{name}={port}" for name, port in ports.items()]
+    # Else two more listen at ports of their own; and a leader is waited for for 10 s.
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.electionTimeout=1s"]
     address = f"http://127.0.0.1:{ports['s3.port']}"
     with running(command, folder / "log"):
         client = botocore.session.get_session().create_client(
@@ -84,13 +88,15 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             region_name="us-east-1",
             aws_access_key_id=KEY,
             aws_secret_access_key=SECRET,
+            config=Config(proxies={}, connect_timeout=5, read_timeout=20),
         )
-        for _ in range(120):
-            try:
+        for _ in range(60):
+            with contextlib.suppress(BotoCoreError, ClientError):
                 client.create_bucket(Bucket=BUCKET)
+                # Stores at last: the bucket comes before the volumes.
+                client.put_object(Bucket=BUCKET, Key="probe", Body=b"probe")
                 break
-            except Exception:  # not there yet, in one of botocore's many ways
-                time.sleep(0.5)
+            time.sleep(0.5)
         else:
             pytest.fail((folder / "log").read_text()[-2000:])
         yield address
