@@ -9,6 +9,8 @@
 // Prints one JSON line for all that happens: {"event": ..., ...}.
 import groovy.json.JsonOutput
 import groovy.json.JsonSlurper
+import java.nio.file.FileSystems
+import java.nio.file.Files
 
 class StepFailed extends RuntimeException {
     StepFailed(String why) { super(why) }
@@ -227,8 +229,16 @@ class Runner {
 
     void archive(Map how) {
         if (situation.dry) return
-        def files = new FileNameFinder().getFileNames(situation.workspace, how.artifacts.replace(',', ' '))
-        log(event: 'archive', files: files.collect { it - (situation.workspace + '/') }.sort())
+        def root = new File(situation.workspace).toPath()
+        def matchers = how.artifacts.split(',').collect {
+            FileSystems.default.getPathMatcher("glob:${it.trim()}")
+        }
+        def files = []
+        root.eachFileRecurse { file ->
+            def path = root.relativize(file)
+            if (matchers.any { it.matches(path) } && Files.isRegularFile(file)) files << path.toString()
+        }
+        log(event: 'archive', files: files.sort())
     }
 
     void sh(String script) {

@@ -172,6 +172,7 @@ def run_jenkinsfile(folder: Path, **changes: Any) -> Build:
     lines = done.stdout.splitlines()
     said = log.read_text(errors="replace") if log.exists() else ""
     assert lines, done.stderr
+    assert "Caught:" not in done.stderr, done.stderr  # what is not a failed step
     assert json.loads(lines[-1])["event"] == "end", done.stdout + done.stderr + said[-3000:]
     return Build([json.loads(line) for line in lines], said, done.returncode)
 
