@@ -6,11 +6,12 @@ field, and decodes whatever it is sent (README, "Speed", has the ratios).
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,8 @@ BYTES_PER_UNIT = 64 * 2**10
 RETRY_AFTER = 1
 # A larger body is worked on beside the event loop, which goes on answering the others.
 INLINE_BYTES = 4 * BYTES_PER_UNIT
+# Photos that arrived together are answered together, which takes a third less time for each.
+MAX_TOGETHER = 16
 
 BENTOML_PATHS = {"/", "/livez", "/healthz", "/readyz", "/metrics", "/schema.json"}
 BENTOML_FILES = "/static_content/"
@@ -116,6 +119,7 @@ class Worker:
         self.model = to_json(_describe(self.classifier))
         self.page = (HERE / "demo.html").read_bytes()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="photos")
+        self._arrived: list[tuple[bytes, asyncio.Future[Answer]]] = []
         self._waiting = 0
         self.held = 0
         # ONNX Runtime plans its memory at the first run of each size.
@@ -136,7 +140,11 @@ class Worker:
         Raises:
             Refused: there is too much to do.
         """
-        answers = await self._run(answer_photos, photos, self.classifier, photos)
+        with self._counted(photos):
+            if len(photos) == 1 and len(photos[0]) <= INLINE_BYTES:
+                answers = [await self._answer_together(photos[0])]
+            else:
+                answers = await self._beside(answer_photos, self.classifier, photos)
         for answer, photo in zip(answers, photos, strict=True):
             self.monitoring.photo(request.id, answer, photo)
         return answers
@@ -148,7 +156,8 @@ class Worker:
             Refused: there is too much to do.
             ImageError: the photo cannot be used.
         """
-        return await self._run(self._explain, [photo] * 8, photo)
+        with self._counted([photo] * 8):
+            return await self._beside(self._explain, photo)
 
     def _explain(self, photo: bytes) -> bytes:
         prepared = self.classifier.prepare([images.decode(photo)])
@@ -162,22 +171,45 @@ class Worker:
         if self._waiting >= MAX_WAITING:
             raise _overloaded()
 
-    async def _run(self, work: Callable[..., T], photos: list[bytes], *arguments: Any) -> T:
-        size = sum(map(len, photos))
+    @contextlib.contextmanager
+    def _counted(self, photos: list[bytes]) -> Iterator[None]:
+        """Count this work among what waits, or refuse it."""
         # No photo takes more than half: two large ones do not shut all others out.
+        size = sum(map(len, photos))
         units = min(MAX_WAITING // 2, len(photos) + size // BYTES_PER_UNIT)
         if self._waiting + units > MAX_WAITING:
             raise _overloaded()
         self._waiting += units
         try:
-            if len(photos) > 1 or size > INLINE_BYTES:
-                loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._thread, work, *arguments)
-            # All that has arrived is counted before the first is worked on.
-            await asyncio.sleep(0)
-            return work(*arguments)
+            yield
         finally:
             self._waiting -= units
+
+    async def _beside(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+    async def _answer_together(self, photo: bytes) -> Answer:
+        """Answer a photo in one batch with all that the event loop has read by now."""
+        loop = asyncio.get_running_loop()
+        if not self._arrived:
+            loop.call_soon(self._answer_arrived, loop)
+        future: asyncio.Future[Answer] = loop.create_future()
+        self._arrived.append((photo, future))
+        return await future
+
+    def _answer_arrived(self, loop: asyncio.AbstractEventLoop) -> None:
+        batch, self._arrived = self._arrived[:MAX_TOGETHER], self._arrived[MAX_TOGETHER:]
+        if self._arrived:
+            loop.call_soon(self._answer_arrived, loop)
+        waiting = [(photo, future) for photo, future in batch if not future.done()]
+        try:
+            answers = answer_photos(self.classifier, [photo for photo, _ in waiting])
+        except Exception as error:
+            for _, future in waiting:
+                future.set_exception(error)
+        else:
+            for (_, future), answer in zip(waiting, answers, strict=True):
+                future.set_result(answer)
 
 
 class Api:

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
@@ -79,6 +80,18 @@ def error(reply: Reply, status: int, *words: str) -> None:
     assert list(reply[1]) == ["error"]
     for word in words:
         assert word in reply[1]["error"]
+
+
+def test_answers_that_are_worked_out_together_go_to_whom_they_belong(
+    server: str, make_photo: Photo
+) -> None:
+    bodies = {color: make_photo(color) for color in ("Red", "Green")} | {"damaged": b"\x89PNG"}
+    alone = {name: send(server, body)[:2] for name, body in bodies.items()}
+    names = list(bodies) * 40
+    with ThreadPoolExecutor(24) as clients:
+        replies = list(clients.map(lambda name: send(server, bodies[name])[:2], names))
+    assert replies == [alone[name] for name in names]
+    assert [alone[name][0] for name in bodies] == [200, 200, 400]
 
 
 def test_answers_a_form_and_a_raw_body_alike(server: str, make_photo: Photo) -> None:
