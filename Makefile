@@ -138,10 +138,13 @@ drift: setup  ## Compare a day of the service's answers with the validation phot
 		--with-requirements requirements/drift.txt python -m signs.drift $(ARGS)
 
 ##@ Develop
-.PHONY: test lint format hooks lock audit
+.PHONY: test jenkins-test lint format hooks lock audit
 
 test: setup-dev  ## Run the tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+jenkins-test: setup-dev  ## Execute the Jenkinsfile: images, deployments, a quarter of an hour
+	@$(BIN)/python -m pytest -m jenkins $(ARGS)
 
 lint: setup-dev  ## Check style and types
 	@status=0; \

@@ -28,7 +28,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 # The first build of the agent's image takes some minutes.
-pytestmark = [pytest.mark.slow, pytest.mark.container, pytest.mark.timeout(1500)]
+pytestmark = pytest.mark.timeout(1500)
 
 ROOT = Path(__file__).parents[2]
 KEY, SECRET, BUCKET = "jenkins", "not-a-secret-but-a-key-of-this-test", "signs"
@@ -261,6 +261,7 @@ def jenkins(
             jenkins.close()
 
 
+@pytest.mark.jenkins
 def test_a_good_commit_is_deployed(jenkins: Jenkins) -> None:
     build = jenkins.build()
     assert build.status == 0, build.log[-5000:]
@@ -289,6 +290,7 @@ def test_a_good_commit_is_deployed(jenkins: Jenkins) -> None:
     assert SECRET not in build.log
 
 
+@pytest.mark.jenkins
 def test_the_agents_image_runs_make(finished: Any, jenkins: Jenkins) -> None:
     folder = jenkins.folder / "other"
     project = finished.project.copy(folder)
@@ -300,6 +302,7 @@ def test_the_agents_image_runs_make(finished: Any, jenkins: Jenkins) -> None:
     assert "Pictures and tables: report.html" in done.stdout
 
 
+@pytest.mark.jenkins
 def test_what_the_gate_refuses_is_not_deployed(jenkins: Jenkins) -> None:
     before, tags = jenkins.served(), jenkins.tags()
     jenkins.project.set(**{"gate.megabytes": 0.001})
@@ -316,6 +319,7 @@ def test_what_the_gate_refuses_is_not_deployed(jenkins: Jenkins) -> None:
     assert jenkins.tags() == tags
 
 
+@pytest.mark.jenkins
 def test_failing_tests_end_the_build(jenkins: Jenkins) -> None:
     jenkins.write_tests("assert 1 + 1 == 3")
     jenkins.push("Broken")
