@@ -160,9 +160,7 @@ def run_jenkinsfile(folder: Path, **changes: Any) -> Build:
         "dry": False,
     }
     situation.write_text(json.dumps(content | changes))
-    # What a `make` around the tests was given is not for the `make` inside.
-    outer = ("GIT_", "DVC_", "PYTHON", "MAKE", "ARGS", "MFLAGS", "VENV")
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(outer)}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_", "PYTHON"))}
     java = Path(os.path.realpath(shutil.which("java") or "")).parents[1]
     done = subprocess.run(
         ["groovy", str(Path(__file__).with_name("runner.groovy")), str(situation)],
