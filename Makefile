@@ -142,7 +142,7 @@ drift: setup  ## Compare a day of the service's answers with the validation phot
 
 # Two at a time, as many of them wait; -n 0 to debug one.
 test: setup-dev  ## Run the tests
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(ARGS)
 
 jenkins-test: setup-dev  ## Execute the Jenkinsfile: images, deployments, a quarter of an hour
 	@$(BIN)/python -m pytest -m jenkins $(ARGS)
