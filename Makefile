@@ -27,24 +27,40 @@ export BENTOML_DO_NOT_TRACK := True
 unexport PYTHONDONTWRITEBYTECODE
 
 # Columns of `make experiments` that seldom decide; those that do not differ are left out, too.
-HIDDEN_COLUMNS := /|^(Created|State|Executor|accuracy_low|accuracy_high|log_loss|top3_accuracy|ece_uncalibrated|images_per_second)$$
+HIDDEN_COLUMNS := .*/|^(Created|State|Executor|accuracy_low|accuracy_high|log_loss|top3_accuracy|ece_uncalibrated|images_per_second|train\.loss|train\.accuracy|validation\..*|learning_rate|step|processor)$$
+
+# The sweep of `make sweep`; trials side by side in DVC's queue.
+SWEEP = sweeps/signs.yaml
+JOBS = 1
 
 ##@ Run
-.PHONY: pipeline data results trials benchmark benchmark-serving experiments notebook
+.PHONY: pipeline data experiments queue sweep sweep-promote benchmark benchmark-serving results \
+	trials notebook
 
 pipeline: setup  ## Run the whole pipeline and print its metrics (the default)
 	@$(BIN)/dvc repro $(ARGS)
 	@echo
-	@$(BIN)/dvc metrics show
+	@$(BIN)/dvc metrics show metrics/evaluate/metrics.json metrics/timing.json
 	@echo
 	@echo "Pictures and tables: report.html"
 
 data: setup  ## Fetch the real photos from their public sources
 	@$(BIN)/python -m signs.download $(ARGS) && $(BIN)/dvc commit --quiet --force data.dvc
 
-experiments: setup  ## Compare the experiments run so far
-	@$(BIN)/dvc exp show --only-changed --precision 4 --sort-by accuracy --sort-order desc \
+experiments: setup  ## Compare the experiments run so far, best on validation photos first
+	@$(BIN)/dvc exp show --only-changed --precision 4 --sort-by best.validation_loss \
 		--drop '$(HIDDEN_COLUMNS)' $(ARGS)
+
+queue: setup  ## Run what `dvc exp run --queue` queued, in the background (JOBS=2: side by side)
+	@threads=$$(( ($$(getconf _NPROCESSORS_ONLN) + $(JOBS) - 1) / $(JOBS) )); \
+	TF_NUM_INTRAOP_THREADS=$$threads TF_NUM_INTEROP_THREADS=$$threads OMP_NUM_THREADS=$$threads \
+		OPENCV_FOR_THREADS_NUM=$$threads $(BIN)/dvc queue start --jobs $(JOBS) $(ARGS)
+
+sweep: setup  ## Search for better settings as SWEEP=sweeps/signs.yaml says (ARGS='--workers 2')
+	@$(BIN)/python -m signs.sweep $(SWEEP) $(ARGS)
+
+sweep-promote: setup  ## Commit the settings that won SWEEP, if the gate lets them pass
+	@$(BIN)/python -m signs.sweep $(SWEEP) --promote
 
 benchmark: setup  ## Measure the speed of the pipeline and of the classifier
 	@$(BIN)/python -m benchmarks.speed $(ARGS)

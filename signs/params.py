@@ -6,7 +6,7 @@ value found and what is allowed, for all problems at once.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -30,6 +30,9 @@ class Block(BaseModel):
     """Base of all blocks: unknown keys and silent conversions are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+Model = TypeVar("Model", bound=Block)
 
 
 class Range(Block):
@@ -265,6 +268,15 @@ def load(path: Path = PARAMS_FILE) -> Params:
     Raises:
         ParamsError: the file is missing, is no YAML mapping, or holds a bad value.
     """
+    return validate(Params, read(path), path)
+
+
+def read(path: Path = PARAMS_FILE) -> dict[str, Any]:
+    """What a YAML file holds, values not yet validated.
+
+    Raises:
+        ParamsError: the file is missing or is no YAML mapping.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -273,19 +285,28 @@ def load(path: Path = PARAMS_FILE) -> Params:
         raise ParamsError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ParamsError(f"{path} must hold a mapping of keys to values.")
+    return content
+
+
+def validate(model: type[Model], content: object, place: object) -> Model:
+    """The content of a file, or of a part of it, as settings.
+
+    Raises:
+        ParamsError: it holds a bad value; `place` tells where.
+    """
     try:
-        return Params.model_validate(content)
+        return model.model_validate(content)
     except ValidationError as error:
-        problems = "\n".join(f"  {_describe(problem)}" for problem in error.errors())
-        raise ParamsError(f"{path} holds values that cannot be used:\n{problems}") from error
+        problems = "\n".join(f"  {_describe(problem, model)}" for problem in error.errors())
+        raise ParamsError(f"{place} holds values that cannot be used:\n{problems}") from error
 
 
-def _describe(problem: Any) -> str:
+def _describe(problem: Any, model: type[Block]) -> str:
     """One line: dotted key, value found, what is allowed."""
     location = problem["loc"]
     key = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
-        block: Any = Params
+        block: Any = model
         for part in location[:-1]:
             block = block.model_fields[part].annotation
         return f"{key}: unknown key; allowed here: {', '.join(block.model_fields)}"
