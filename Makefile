@@ -34,8 +34,8 @@ SWEEP = sweeps/signs.yaml
 JOBS = 1
 
 ##@ Run
-.PHONY: pipeline data experiments queue sweep sweep-promote benchmark benchmark-serving results \
-	trials notebook
+.PHONY: pipeline data experiments queue sweep sweep-promote benchmark benchmark-serving \
+	benchmark-scale results trials notebook
 
 pipeline: setup  ## Run the whole pipeline and print its metrics (the default)
 	@$(BIN)/dvc repro $(ARGS)
@@ -67,6 +67,9 @@ benchmark: setup  ## Measure the speed of the pipeline and of the classifier
 
 benchmark-serving: setup-dev  ## Measure the service beside other ways to serve (needs wrk)
 	@$(BIN)/python -m benchmarks.serving $(ARGS)
+
+benchmark-scale: setup-ray  ## Measure bulk work on Ray beside one machine's own way
+	@$(BIN)/python -m benchmarks.scale $(ARGS)
 
 results: setup  ## Make the README's numbers again (long)
 	@$(BIN)/python -m benchmarks.results $(ARGS)
@@ -154,7 +157,7 @@ drift: setup  ## Compare a day of the service's answers with the validation phot
 		--with-requirements requirements/drift.txt python -m signs.drift $(ARGS)
 
 ##@ Develop
-.PHONY: test jenkins-test lint format hooks lock audit
+.PHONY: test jenkins-test cluster-test lint format hooks lock audit
 
 # Two at a time, as many of them wait; -n 0 to debug one.
 test: setup-dev  ## Run the tests
@@ -162,6 +165,9 @@ test: setup-dev  ## Run the tests
 
 jenkins-test: setup-dev  ## Execute the Jenkinsfile: images, deployments, a quarter of an hour
 	@$(BIN)/python -m pytest -m jenkins $(ARGS)
+
+cluster-test: setup-dev  ## Test what runs on several hosts, on namespaces of this machine (as root)
+	@$(BIN)/python -m pytest tests/cluster $(ARGS)
 
 lint: setup-dev  ## Check style and types
 	@status=0; \
@@ -179,7 +185,7 @@ hooks: setup-dev  ## Check every commit from now on (git hook)
 
 lock:  ## Lock requirements/*.in anew (ARGS=--upgrade for newer versions)
 	@$(SETUP) uv
-	@cd requirements && for name in uv pipeline service development drift audit; do \
+	@cd requirements && for name in uv pipeline service ray development drift audit; do \
 		echo "Locking $$name.txt ..."; \
 		../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 			--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
@@ -191,12 +197,15 @@ audit: setup  ## Ask whether a locked package has a known vulnerability
 		--with-requirements requirements/audit.txt python -m signs.vulnerabilities $(ARGS)
 
 ##@ Environment
-.PHONY: setup setup-dev clean distclean help
+.PHONY: setup setup-ray setup-dev clean distclean help
 
 setup:  ## Build .venv for the pipeline
 	@$(SETUP) pipeline
 
-setup-dev:  ## Build .venv for development: the pipeline's packages, tests and checks
+setup-ray:  ## Build .venv for bulk work, too: the pipeline's packages and Ray (docs/scale.md)
+	@$(SETUP) ray
+
+setup-dev:  ## Build .venv for development: these, tests and checks
 	@$(SETUP) development
 
 clean:  ## Remove what the tools and killed trainings left; data, models and results stay

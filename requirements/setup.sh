@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds .venv: `sh requirements/setup.sh uv|pipeline|development`, as the Makefile does.
+# Builds .venv: `sh requirements/setup.sh uv|pipeline|ray|development`, as the Makefile does.
 # With VENV=FOLDER the environment is there instead, as in the pipeline's image.
 #
 # Says nothing when there is nothing to do. What was interrupted or failed is put
@@ -90,7 +90,7 @@ install_uv() {
 install() {
     again=''
     if [ -e "$unfinished" ]; then again=--reinstall; fi
-    rm -f "$venv/.pipeline" "$venv/.development"
+    rm -f "$venv/.pipeline" "$venv/.ray" "$venv/.development"
     : >"$unfinished"
     { "$uv" pip install --python "$python" --require-hashes --compile-bytecode $again \
         -r "requirements/$1.txt" 2>&1 && rm "$unfinished"; } |
@@ -134,8 +134,9 @@ PYTHONPATH=$bin/../..${PYTHONPATH:+:$PYTHONPATH} exec "$bin/python" -m signs "$@
 file.chmod(0o755)' "$venv/bin/signs"
 }
 
-# The development environment contains the pipeline's: never go back from it.
-if [ "$wanted" = pipeline ] && [ -e "$venv/.development" ]; then wanted=development; fi
+# Each environment contains the ones before it: never go back.
+if [ "$wanted" = pipeline ] && [ -e "$venv/.ray" ]; then wanted=ray; fi
+if [ "$wanted" != uv ] && [ -e "$venv/.development" ]; then wanted=development; fi
 case $wanted in
 uv) ;;
 pipeline)
@@ -145,6 +146,13 @@ pipeline)
         install pipeline
     }
     ;;
+ray)
+    command_line
+    cmp -s requirements/ray.txt "$venv/.ray" || {
+        echo "Installing the pipeline's packages and Ray (about 3 GB on disk, some minutes the first time) ..."
+        install ray
+    }
+    ;;
 development)
     command_line
     cmp -s requirements/development.txt "$venv/.development" || {
@@ -152,5 +160,5 @@ development)
         install development
     }
     ;;
-*) fail "setup.sh knows uv, pipeline and development, not '$wanted'." ;;
+*) fail "setup.sh knows uv, pipeline, ray and development, not '$wanted'." ;;
 esac

@@ -2,9 +2,12 @@
 
     signs predict photo.jpg folder archive.zip
     signs predict --output answers.csv folder
+    signs predict --ray --output s3://bucket/answers s3://bucket/photos archive.zip photos.parquet
+    signs preprocess --output tensors folder
     signs info
 
-Answers are those of the HTTP API: same classifier, same code.
+Answers are those of the HTTP API: same classifier, same code. With --ray they are a Ray Data job's
+(signs/bulk.py), as are prepared tensors.
 """
 
 import argparse
@@ -13,51 +16,26 @@ import csv
 import functools
 import json
 import os
-import re
 import sys
 import time
-import zipfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from signs import images
+from signs import params, sources
 from signs.answers import Answer, answer_photos
-from signs.archives import Archive
 from signs.classifier import FOLDER, Classifier
 from signs.errors import UserError
 from signs.parallel import cores
+from signs.sources import Source
 
-# A chunk is answered at once; it ends at so many photos or bytes, whichever comes first.
-CHUNK_PHOTOS = 64
-CHUNK_BYTES = 32 * 2**20
 COLUMNS = ("file", "prediction", "name", "confidence", "known", "model", "error")
 SUFFIX_FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".txt": "table"}
 ROOT = Path(__file__).resolve().parents[1]
-
-
-class PhotoError(Exception):
-    """A photo cannot be had; the text says why."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A photo that is yet to be read.
-
-    Attributes:
-        name: what the answer calls it.
-        size: bytes that it is said to have.
-        read: gives its bytes.
-    """
-
-    name: str
-    size: int
-    read: Callable[[], bytes]
 
 
 def main() -> None:
@@ -71,12 +49,22 @@ def main() -> None:
     predict = commands.add_parser("predict", help="name the signs on photos")
     predict.add_argument("paths", nargs="+", metavar="PATH", help="file, folder, zip archive or -")
     predict.add_argument("--format", choices=["table", "csv", "json"], help="json: one a line")
-    predict.add_argument("--output", type=Path, metavar="FILE", help="instead of printing them")
+    predict.add_argument("--output", metavar="FILE", help="instead of printing them")
+    predict.add_argument("--ray", action="store_true", help="as a Ray Data job (docs/scale.md)")
+    preprocess = commands.add_parser("preprocess", help="prepare photos as params.yaml says")
+    preprocess.add_argument("paths", nargs="+", metavar="PATH")
+    preprocess.add_argument("--output", required=True, metavar="FOLDER", help="or s3://...")
+    for command in (predict, preprocess):
+        group = command.add_argument_group("Ray", "PATH and --output may be s3://bucket/prefix")
+        group.add_argument("--column", default="image", help="of photos in Parquet files (image)")
+        group.add_argument("--shard", type=_count, default=2048, help="photos a task (2048)")
+        group.add_argument("--workers", type=_count, help="processes here (one for each core)")
     info = commands.add_parser("info", help="say which classifier answers")
     info.add_argument("--json", action="store_true", help="all that classifier.json holds")
     for command, run in ((predict, _predict), (info, _info)):
         command.add_argument("--classifier", type=Path, default=ROOT / FOLDER, metavar="FOLDER")
         command.set_defaults(run=run)
+    preprocess.set_defaults(run=_preprocess)
     arguments = parser.parse_args()
     try:
         sys.exit(arguments.run(arguments))
@@ -117,27 +105,59 @@ def _info(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _preprocess(arguments: argparse.Namespace) -> int:
+    settings = params.load(ROOT / params.PARAMS_FILE).images
+    return _run_bulk(arguments, lambda bulk: bulk.Prepare(settings))
+
+
+def _run_bulk(arguments: argparse.Namespace, make: Callable[[Any], Any]) -> int:
+    try:
+        from signs import bulk
+
+        options = (arguments.column, arguments.shard, arguments.workers)
+        failed = bulk.run(make(bulk), arguments.paths, arguments.output, *options)
+    except ModuleNotFoundError as error:
+        if error.name not in ("pyarrow", "ray"):
+            raise
+        raise UserError("Bulk work needs Ray, which is not installed: `make setup-ray`.") from error
+    return 1 if failed else 0
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
 def _predict(arguments: argparse.Namespace) -> int:
-    output: Path | None = arguments.output
+    if arguments.ray:
+        if arguments.output is None or arguments.format:
+            raise UserError("--ray writes Parquet files: name --output FOLDER, and no --format.")
+        return _run_bulk(arguments, lambda bulk: bulk.Predict(arguments.classifier))
+    for path in arguments.paths:
+        if "://" in path or path.endswith(".parquet"):
+            raise UserError(f"{path}: addresses and Parquet files are read with --ray alone.")
+    output = Path(arguments.output) if arguments.output else None
     style = arguments.format or (SUFFIX_FORMATS.get(output.suffix.lower()) if output else None)
     style = style or ("table" if sys.stdout.isatty() and not output else "csv")
     classifier = Classifier(arguments.classifier, threads=1)
-    sources = [source for path in arguments.paths for source in _sources(path)]
+    photos = [photo for path in arguments.paths for photo in sources.at(path)]
     counts: Counter[str] = Counter()
     started = time.perf_counter()
     with _destination(output) as file:
         # Beside answers on the same terminal a bar would be torn apart.
         silent = not sys.stderr.isatty() or file.isatty()
-        progress = tqdm(total=len(sources), desc="predict", unit=" photos", disable=silent)
+        progress = tqdm(total=len(photos), desc="predict", unit=" photos", disable=silent)
         write = WRITERS[style](file)
-        for source, answer in _answers(classifier, sources):
+        for source, answer in _answers(classifier, photos):
             write({"file": source.name, **answer})
             counts[_kind(answer)] += 1
             progress.update()
         progress.close()
-    rate = len(sources) / (time.perf_counter() - started)
+    rate = len(photos) / (time.perf_counter() - started)
     print(
-        f"{len(sources):,} photos: {counts['known']:,} known, {counts['unknown']:,} unknown, "
+        f"{len(photos):,} photos: {counts['known']:,} known, {counts['unknown']:,} unknown, "
         f"{counts['error']:,} not readable; {rate:,.0f} photos/s",
         file=sys.stderr,
     )
@@ -150,13 +170,13 @@ def _kind(answer: Answer) -> str:
     return "known" if answer["known"] else "unknown"
 
 
-def _answers(classifier: Classifier, sources: list[Source]) -> Iterator[tuple[Source, Answer]]:
+def _answers(classifier: Classifier, photos: list[Source]) -> Iterator[tuple[Source, Answer]]:
     """All answers, in order; as many chunks are worked on at a time as there are cores."""
     answer = functools.partial(_answer, classifier)
     under_way: deque[tuple[list[Source], Future[list[Answer]]]] = deque()
     with ThreadPoolExecutor(cores()) as pool:
         try:
-            for chunk in _chunks(sources):
+            for chunk in sources.chunks(photos):
                 under_way.append((chunk, pool.submit(answer, chunk)))
                 if len(under_way) > 2 * cores():
                     done, future = under_way.popleft()
@@ -167,110 +187,10 @@ def _answers(classifier: Classifier, sources: list[Source]) -> Iterator[tuple[So
             pool.shutdown(cancel_futures=True)
 
 
-def _chunks(sources: list[Source]) -> Iterator[list[Source]]:
-    chunk: list[Source] = []
-    size = 0
-    for source in sources:
-        if chunk and (len(chunk) == CHUNK_PHOTOS or size + source.size > CHUNK_BYTES):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(source)
-        size += source.size
-    if chunk:
-        yield chunk
-
-
 def _answer(classifier: Classifier, chunk: list[Source]) -> list[Answer]:
-    photos: list[bytes] = []
-    errors: dict[int, Answer] = {}
-    for place, source in enumerate(chunk):
-        content = b""
-        try:
-            content = source.read()
-        except (PhotoError, zipfile.BadZipFile) as error:
-            errors[place] = {"error": str(error)}
-        except OSError as error:
-            errors[place] = {"error": error.strerror or str(error)}
-        photos.append(content)
+    photos, errors = sources.read_all(chunk)
     answers = answer_photos(classifier, photos)
-    return [errors.get(place, answer) for place, answer in enumerate(answers)]
-
-
-def _sources(path: str) -> Iterator[Source]:
-    """The photos at a path; those of a folder in natural order.
-
-    Raises:
-        UserError: there are none.
-    """
-    place = Path(path)
-    if path == "-":
-        yield Source("-", 0, _read_input)
-    elif place.is_dir():
-        shown = (file for file in place.rglob("*") if file.is_file() and _shows(file))
-        found = sorted(shown, key=lambda file: _natural(str(file)))
-        if not found:
-            raise UserError(f"{path} holds neither photos ({_suffixes()}) nor zip archives.")
-        for file in found:
-            yield from _archived(file) if _is_archive(file) else [_file(file)]
-    elif not place.exists():
-        raise UserError(f"{path} does not exist.")
-    else:
-        yield from _archived(place) if _is_archive(place) else [_file(place)]
-
-
-def _shows(file: Path) -> bool:
-    return _is_photo(file.name) or (_is_archive(file) and file.name[0] != ".")
-
-
-def _is_photo(name: str) -> bool:
-    # Hidden files, such as a Mac puts beside each photo of an archive, are none.
-    hidden = name.rpartition("/")[2].startswith(".")
-    return not hidden and name.lower().endswith(tuple(images.SUFFIXES))
-
-
-def _is_archive(file: Path) -> bool:
-    return file.suffix.lower() == ".zip"
-
-
-def _suffixes() -> str:
-    return ", ".join(sorted(suffix[1:] for suffix in images.SUFFIXES))
-
-
-def _natural(name: str) -> list[str | int]:
-    """Sort key: 2.png comes before 10.png."""
-    # Text and numbers take turns, so that like is compared with like.
-    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
-
-
-def _file(path: Path) -> Source:
-    size = path.stat().st_size
-    return Source(str(path), min(size, images.MAX_BYTES), lambda: _limited(size, path.read_bytes))
-
-
-def _archived(path: Path) -> Iterator[Source]:
-    try:
-        archive = Archive(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read as a zip archive: {error}") from error
-    sizes = archive.sizes()
-    members = list(filter(_is_photo, sizes))
-    if not members:
-        raise UserError(f"{path} holds no photos ({_suffixes()}).")
-    for member in members:
-        size = sizes[member]
-        read = functools.partial(_limited, size, functools.partial(archive.read, member))
-        yield Source(f"{path}/{member}", min(size, images.MAX_BYTES), read)
-
-
-def _limited(size: int, read: Callable[[], bytes]) -> bytes:
-    if size > images.MAX_BYTES:
-        raise PhotoError(f"more than {images.MAX_BYTES // 2**20} MB")
-    return read()
-
-
-def _read_input() -> bytes:
-    content = sys.stdin.buffer.read(images.MAX_BYTES + 1)
-    return _limited(len(content), lambda: content)
+    return [{"error": errors[i]} if i in errors else answer for i, answer in enumerate(answers)]
 
 
 @contextlib.contextmanager

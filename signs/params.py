@@ -186,10 +186,20 @@ class Train(Block):
 
     network: Literal["compact", "classic"]
     seed: Seed
+    devices: Count
     precision: Annotated[float, Field(gt=0, lt=1)]
     accepted: Annotated[float, Field(gt=0, lt=1)]
     compact: Recipe
     classic: Recipe
+
+    @model_validator(mode="after")
+    def _shares_batches(self) -> "Train":
+        if self.recipe.batch_size % self.devices:
+            raise ValueError(
+                f"devices ({self.devices}) must divide "
+                f"{self.network}.batch_size ({self.recipe.batch_size})"
+            )
+        return self
 
     @property
     def recipe(self) -> Recipe:

@@ -9,6 +9,7 @@ import math
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,14 +73,16 @@ def train() -> None:
     state = resume.folder(
         network,
         settings.train.seed,
+        settings.train.devices,
         settings.train.recipe.model_dump(),
         data.digest,
         code=CODE,
     )
-    model, progress = _restore(state)
-    if model is None:
-        shutil.rmtree(METRICS, ignore_errors=True)
-        model = build(network, data, settings.train.recipe)
+    with scope(settings.train.devices):
+        model, progress = _restore(state)
+        if model is None:
+            shutil.rmtree(METRICS, ignore_errors=True)
+            model = build(network, data, settings.train.recipe)
     if progress.epoch:
         print(f"An unfinished training goes on after its epoch {progress.epoch}.")
     with Live(
@@ -93,10 +96,36 @@ def train() -> None:
     resume.discard(state)
 
 
+def scope(devices: int) -> AbstractContextManager[Any]:
+    """Where a model must be made, or loaded, that trains on several devices of this machine.
+
+    Each has a copy of the weights, sees its part of every batch, and the gradients are averaged:
+    `batch_size` images a step remain `batch_size` images a step.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    if devices == 1:
+        return nullcontext()
+    found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if len(found) < devices:
+        raise UserError(
+            f"train.devices is {devices}, but TensorFlow finds {len(found)} here "
+            f"({', '.join(device.name for device in found)}). Lower it, or see docs/devices.md."
+        )
+    names = [device.name for device in found[:devices]]
+    context: AbstractContextManager[Any] = tf.distribute.MirroredStrategy(names).scope()
+    return context
+
+
 def build(network: str, data: prepared.Prepared, recipe: params.Recipe) -> keras.Model:
     """The untrained network, compiled with the recipe's optimizer, schedule and loss."""
     size, channels = data.images.shape[1], data.images.shape[3]
     model = networks.NETWORKS[network](size, channels, len(data.labels))
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            # A device's part of the batch has other means than the batch.
+            layer.synchronized = tf.distribute.has_strategy()
     steps = recipe.epochs * recipe.steps_per_epoch
     warmup = int(recipe.warmup * steps)
     rate: Any = recipe.learning_rate

@@ -63,7 +63,7 @@ def test_the_network_chooses_recipe_and_images(
     ("key", "allowed"),
     [
         ("dataste", "dataset, synthesize, preprocess, train, evaluate"),
-        ("train.epochs", "network, seed, precision, accepted, compact, classic"),
+        ("train.epochs", "network, seed, devices, precision, accepted, compact, classic"),
         ("preprocess.split.shuffle", "group, similarity, validation, folds, fold, seed"),
         ("preprocess.images.large", "compact, classic"),
         ("preprocess.images.compact.side", "size, color, contrast, margin"),

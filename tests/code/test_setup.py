@@ -45,7 +45,7 @@ class Checkout:
         self.add_tool("python3", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
         (self.folder / "requirements").mkdir(parents=True)
         shutil.copy(ROOT / "Makefile", self.folder)
-        for file in ("setup.sh", "uv.txt", "pipeline.txt", "development.txt"):
+        for file in ("setup.sh", "uv.txt", "pipeline.txt", "ray.txt", "development.txt"):
             shutil.copy(ROOT / "requirements" / file, self.folder / "requirements")
         subprocess.run(["git", "init", "--quiet", self.folder], check=True)
         self.environment = {
@@ -190,12 +190,18 @@ def test_without_network_then_healed(checkout: Checkout) -> None:
     again = checkout.make("setup")
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
 
+    # Each environment has the packages of the one before: `make setup` does not go back.
+    assert checkout.make("setup-ray").returncode == 0
+    (asked,) = checkout.asked()
+    assert asked.endswith("--compile-bytecode -r requirements/ray.txt")
+    assert checkout.make("setup").stdout == ""
+
     assert checkout.make("setup-dev").returncode == 0
     (asked,) = checkout.asked()
     assert asked.endswith("--compile-bytecode -r requirements/development.txt")
 
     # The development environment has the pipeline's packages: nothing is installed or removed.
-    for target in ("setup", "setup-dev"):
+    for target in ("setup", "setup-ray", "setup-dev"):
         assert checkout.make(target).stdout == ""
     assert checkout.asked() == []
 
@@ -224,9 +230,9 @@ def test_locks_share_versions() -> None:
         name: set(
             re.findall(r"^([\w.-]+==[^\\\n]*)", (ROOT / "requirements" / name).read_text(), re.M)
         )
-        for name in ("uv.txt", "pipeline.txt", "service.txt", "development.txt")
+        for name in ("uv.txt", "pipeline.txt", "service.txt", "ray.txt", "development.txt")
     }
-    assert locks["pipeline.txt"] < locks["development.txt"]
+    assert locks["pipeline.txt"] < locks["ray.txt"] < locks["development.txt"]
     assert locks["uv.txt"] < locks["development.txt"]
     names = {line.split("==")[0]: line for line in locks["service.txt"]}
     assert "tensorflow" not in names
