@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -19,7 +20,7 @@ SWEEP: dict[str, Any] = {
     "metric": "validation_loss",
     "trials": 2,
     "pruner": "none",
-    "settings": {"train.compact.steps_per_epoch": 2},
+    "settings": {"train.compact.epochs": 8, "train.compact.steps_per_epoch": 2},
     "space": {"train.compact.learning_rate": {"low": 0.00001, "high": 0.01, "log": True}},
 }
 
@@ -36,16 +37,19 @@ def test_a_killed_sweep_goes_on_and_its_winner_passes_the_gate_or_not(done):
     assert not done.run("git", "for-each-ref", "refs/exps").succeeds()
 
     running = done.start(*command)
-    # By then the first epoch's state is kept.
-    running.wait_until(lambda: "tiny-000  epoch 2" in running.text)
+    running.wait_until(lambda: done.path(".sweeps/tiny/tiny-000").exists())
     done.run(*command).fails_with("The sweep tiny is running already.")
+    # By then the first epoch's state is kept. All ends at once, as in a power cut.
+    running.wait_until(lambda: "tiny-000  epoch 2" in running.text)
+    for process in psutil.Process(running.process.pid).children(recursive=True):
+        process.kill()
     running.signal(signal.SIGKILL)
     running.wait()
     text = done.run(*command).succeeds()
     assert "0 trials are done, 1 unfinished." in text
     assert "tiny-000  epoch 1" not in text
     # Nor was it trained a second time.
-    assert done.path(".sweeps/tiny/tiny-000.log").read_text().count("epoch   1/4") == 1
+    assert done.path(".sweeps/tiny/tiny-000.log").read_text().count("epoch   1/8") == 1
 
     names = done.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").succeeds()
     assert [name.rpartition("/")[2] for name in names.split()] == ["tiny-000", "tiny-001"]
