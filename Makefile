@@ -34,8 +34,8 @@ SWEEP = sweeps/signs.yaml
 JOBS = 1
 
 ##@ Run
-.PHONY: pipeline data experiments queue sweep sweep-promote benchmark benchmark-serving \
-	benchmark-scale results trials notebook
+.PHONY: pipeline data experiments queue sweep sweep-promote
+.PHONY: benchmark benchmark-serving benchmark-scale results trials notebook
 
 pipeline: setup  ## Run the whole pipeline and print its metrics (the default)
 	@$(BIN)/dvc repro $(ARGS)
@@ -161,7 +161,7 @@ drift: setup  ## Compare a day of the service's answers with the validation phot
 
 # Two at a time, as many of them wait; -n 0 to debug one.
 test: setup-dev  ## Run the tests
-	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 jenkins-test: setup-dev  ## Execute the Jenkinsfile: images, deployments, a quarter of an hour
 	@$(BIN)/python -m pytest -m jenkins $(ARGS)
