@@ -246,7 +246,7 @@ def test_gtsrb_archive_without_tables(project, archive):
 @pytest.mark.parametrize(
     ("key", "value", "parts"),
     [
-        ("train.momentum", 0.9, ["train.momentum: unknown key", "network, seed, devices, precision"]),
+        ("train.momentum", 0.9, ["train.momentum: unknown key", "network, seed, devices"]),
         ("train.compact.epochs", -1, ["train.compact.epochs = -1", "greater than or equal to 1"]),
         ("train.compact.epochs", "many", ["train.compact.epochs = 'many'", "integer"]),
         ("preprocess.split.validation", 0.95, ["validation (0.95)", "12 folds", "below 1"]),
