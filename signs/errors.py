@@ -1,9 +1,12 @@
 """Errors that a person can act on, and how a stage ends on one."""
 
+import contextlib
 import errno
+import os
+import signal
 import sys
 from collections.abc import Callable
-from types import TracebackType
+from typing import Any
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _STOPPED = "\nStopped. `dvc repro` starts this stage again."
@@ -13,11 +16,17 @@ class UserError(Exception):
     """Something the user can put right; its text says what is wrong and what to do."""
 
 
-def run_stage(stage: Callable[[], None]) -> None:
+def run_stage(stage: Callable[[], None], tidies: bool = True) -> None:
     """Run a stage as a program: no traceback for what the user can put right.
 
     Exits with 1 on a `UserError` or a full disk, with 130 on Ctrl-C.
+
+    Args:
+        stage: the work.
+        tidies: whether it has something to put away on Ctrl-C; otherwise it ends at once.
     """
+    if tidies and signal.getsignal(signal.SIGINT) is end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         stage()
     except UserError as error:
@@ -34,11 +43,13 @@ def run_stage(stage: Callable[[], None]) -> None:
         sys.exit(130)
 
 
-def report_uncaught(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
-    """A `sys.excepthook` for stages: Ctrl-C while TensorFlow is loaded gives no traceback."""
-    if issubclass(kind, KeyboardInterrupt):
-        print(_STOPPED, file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, trace)
+def end_at_once(number: int, frame: Any) -> None:
+    """Handle Ctrl-C while TensorFlow is imported or works.
+
+    An exception could come up anywhere in its code, where finalizers lose it (about one in
+    twenty, measured) and its bindings to C++ make another one of it.
+    """
+    with contextlib.suppress(RuntimeError):  # it was writing just now
+        sys.stdout.flush()
+    os.write(2, f"{_STOPPED}\n".encode())
+    os._exit(130)

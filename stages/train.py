@@ -445,4 +445,4 @@ def _write_timing(progress: Progress, recipe: params.Recipe) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(train)
+    run_stage(train, tidies=False)
