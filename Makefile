@@ -60,7 +60,7 @@ sweep: setup  ## Search for better settings as SWEEP=sweeps/signs.yaml says (ARG
 	@$(BIN)/python -m signs.sweep $(SWEEP) $(ARGS)
 
 sweep-promote: setup  ## Commit the settings that won SWEEP, if the gate lets them pass
-	@$(BIN)/python -m signs.sweep $(SWEEP) --promote
+	@$(BIN)/python -m signs.sweep $(SWEEP) --promote $(ARGS)
 
 benchmark: setup  ## Measure the speed of the pipeline and of the classifier
 	@$(BIN)/python -m benchmarks.speed $(ARGS)

@@ -3,6 +3,7 @@
     make sweep SWEEP=sweeps/signs.yaml                        run it, or go on where it was
     make sweep SWEEP=sweeps/signs.yaml ARGS='--workers 2'     so many trials side by side
     make sweep SWEEP=sweeps/signs.yaml ARGS=--push            send each to the remotes, too
+    make sweep SWEEP=sweeps/signs.yaml ARGS=--ray             on the cluster of RAY_ADDRESS
     make sweep SWEEP=sweeps/signs.yaml ARGS=--report          the page alone
     make sweep-promote SWEEP=sweeps/signs.yaml                the winner, if the gate lets it pass
 
@@ -22,7 +23,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from copy import deepcopy
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import optuna
 from dvc.repo import Repo
@@ -32,6 +33,10 @@ from pydantic import Field, model_validator
 
 from signs import params, progress, sweep_report, trial
 from signs.errors import UserError, run_stage
+from signs.parallel import cores
+
+if TYPE_CHECKING:
+    from signs.cluster import Cluster
 
 SWEEPS = Path(".sweeps")
 # Other values of these would score trials on other photos, or not change a training at all.
@@ -41,6 +46,8 @@ NOT_SEARCHED = (
     "preprocess.max_problems.",
     "train.precision.",
     "train.accepted.",
+    "train.compact.validation_images.",
+    "train.classic.validation_images.",
     "evaluate.",
     "gate.",
     "verify.",
@@ -106,12 +113,20 @@ def load(path: Path) -> Sweep:
             f"{path}: its name is the experiments', so of letters, digits, _, -"
         )
     base = _with(params.read(), sweep.settings)
-    params.validate(params.Params, base, f"{path}: settings")
+    settings = params.validate(params.Params, base, f"{path}: settings")
+    # There the drawn photos are those of validation, too.
+    fixed = (*NOT_SEARCHED, *(["synthesize."] if settings.dataset == "synthetic" else []))
     for key, entry in space(path, sweep).items():
-        if f"{key}.".startswith(NOT_SEARCHED):
+        if f"{key}.".startswith(fixed):
             raise params.ParamsError(
                 f"{path}: space.{key} cannot be searched, as trials could not be compared then. "
                 "It may stand under settings, the same for all trials."
+            )
+        network = re.match(r"(?:train|preprocess\.images)\.(compact|classic)\.", key)
+        if network and network[1] != settings.train.network and "train.network" not in sweep.space:
+            raise params.ParamsError(
+                f"{path}: space.{key} changes nothing, as train.network is "
+                f"{settings.train.network!r}."
             )
         ends = (
             entry.choices if isinstance(entry, CategoricalDistribution) else (entry.low, entry.high)
@@ -193,11 +208,19 @@ def open_study(path: Path, sweep: Sweep) -> optuna.Study:
 class Running:
     """A sweep at work: threads that each take a trial, run it and tell Optuna what came out."""
 
-    def __init__(self, path: Path, sweep: Sweep, workers: int, push: bool) -> None:
+    def __init__(
+        self, path: Path, sweep: Sweep, workers: int | None, push: bool, on_ray: int | None
+    ) -> None:
         self._sweep, self._name = sweep, path.stem
-        self._workers, self._push = workers, push
         self._study, self._space = open_study(path, sweep), space(path, sweep)
         self._cache = Path(trial.call("dvc", "cache", "dir").strip()).resolve()
+        self._commit = self._study.user_attrs["commit"]
+        # Hosts of a cluster push themselves what they made.
+        self._cluster, self._push = None, push and not on_ray
+        if on_ray:
+            self._cluster = _connect(self._commit, on_ray)
+            workers = workers or self._cluster.places
+        self._workers = max(1, workers or 1)
         trials = self._study.get_trials()
         # The same trials once more: their clones know how far they were.
         self._unfinished = [
@@ -210,9 +233,10 @@ class Running:
         self._failures, self._started = 0, time.monotonic()
         done = len(trials) - len(self._unfinished)
         if trials:
-            commit = self._study.user_attrs["commit"][:7]
             left = f"{len(self._unfinished)} unfinished"
-            print(f"The sweep goes on from commit {commit}: {done} trials are done, {left}.")
+            print(
+                f"The sweep goes on from commit {self._commit[:7]}: {done} trials are done, {left}."
+            )
         self._bar = progress.bar(sweep.trials, self._name, " trials", initial=done)
 
     def run(self) -> None:
@@ -275,15 +299,18 @@ class Running:
                 reported = len(curve)
                 return asked.should_prune()
 
-        settings = self._sweep.settings | asked.params
-        commit = self._study.user_attrs["commit"]
-        trial.prepare(folder, str(Path.cwd()), commit, settings, self._cache)
-        log = folder.with_suffix(".log")
-        with log.open("ab") as file:
-            result = trial.run(folder, name, metric, prune, file, self._workers)
+        settings, log = self._sweep.settings | asked.params, folder.with_suffix(".log")
+        if self._cluster:
+            result = self._cluster.run(name, settings, metric, prune, log)
+        else:
+            trial.prepare(folder, str(Path.cwd()), self._commit, settings, self._cache)
+            threads = max(1, cores() // self._workers)
+            with log.open("ab") as file:
+                result = trial.run(folder, name, metric, prune, file, threads)
         with self._lock:
             self._tell(asked, result, log)
-        shutil.rmtree(folder)
+        if not self._cluster:
+            shutil.rmtree(folder)
 
     def _tell(self, asked: optuna.trial.Trial, result: trial.Result, log: Path) -> None:
         name, metric = self._experiment(asked.number), self._sweep.metric
@@ -314,8 +341,25 @@ class Running:
                 self._bar.write(f"{error}\nIt will be tried again after the next trial.")
 
 
-def promote(path: Path, sweep: Sweep) -> None:
+def _connect(commit: str, cores_of_each: int) -> "Cluster":
+    try:
+        from signs.cluster import Cluster
+    except ImportError as error:
+        raise UserError("Trials on a cluster need Ray: `make setup-ray`.") from error
+    trial.call("git", "fetch", "--quiet", "origin")
+    if not trial.call("git", "branch", "--remotes", "--contains", commit):
+        raise UserError(f"Push {commit[:7]} to origin first: the hosts clone it from there.")
+    address = trial.call("git", "remote", "get-url", "origin").strip()
+    return Cluster(address, commit, cores_of_each)
+
+
+def promote(path: Path, sweep: Sweep, pull: bool) -> None:
     """Run the whole pipeline with the winner's settings; commit that if the gate lets it pass.
+
+    Args:
+        path: the sweep file.
+        sweep: what it holds.
+        pull: fetch what other hosts trained from the DVC remote.
 
     Raises:
         UserError: there is no winner, or it is refused: the working tree is as before.
@@ -326,7 +370,7 @@ def promote(path: Path, sweep: Sweep) -> None:
     winner = study.best_trial
     name = f"{path.stem}-{winner.number:03d}"
     trial.set_params(Path(), sweep.settings | winner.params)
-    for command in (("dvc", "repro"), ("signs.gate",)):
+    for command in (("dvc", "repro", *(("--pull",) if pull else ())), ("signs.gate",)):
         if subprocess.run([sys.executable, "-m", *command], check=False).returncode:
             trial.call("git", "restore", ".")
             trial.call("git", "clean", "--quiet", "--force", "-d", "metrics")
@@ -370,7 +414,19 @@ def main() -> None:
     """Do what the command line asks for."""
     parser = argparse.ArgumentParser(description="Search for better settings.")
     parser.add_argument("file", type=Path)
-    parser.add_argument("--workers", type=int, default=1, help="trials side by side")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="trials side by side; default: 1, or as many as the cluster has room for",
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="CORES",
+        type=int,
+        nargs="?",
+        const=1,
+        help="run on the cluster of RAY_ADDRESS, so many cores a trial (1)",
+    )
     parser.add_argument("--push", action="store_true", help="send experiments to the remotes")
     parser.add_argument("--report", action="store_true", help="only write the page")
     parser.add_argument("--promote", action="store_true", help="commit the winner after the gate")
@@ -379,7 +435,7 @@ def main() -> None:
     sweep = load(path)
     if not arguments.report:
         _check_tree()
-    if arguments.push:
+    if arguments.push or (arguments.ray and not arguments.promote):
         _check_remotes()
     SWEEPS.joinpath(path.stem).mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -391,11 +447,12 @@ def main() -> None:
         except BlockingIOError as error:
             raise UserError(f"The sweep {path.stem} is running already.") from error
         if arguments.promote:
-            promote(path, sweep)
+            promote(path, sweep, bool(arguments.ray))
             return
         try:
             if not arguments.report:
-                Running(path, sweep, max(1, arguments.workers), arguments.push).run()
+                ray, push = arguments.ray, arguments.push
+                Running(path, sweep, arguments.workers, push, ray).run()
         except KeyboardInterrupt:
             sys.exit("Stopped; the same command goes on from here.")
         finally:

@@ -23,7 +23,6 @@ from dvc.utils.serialize import modify_yaml
 from signs import params
 from signs.classifier import FOLDER, MODEL
 from signs.errors import UserError
-from signs.parallel import cores
 
 METRICS, TIMING = Path("metrics/train"), Path("metrics/timing.json")
 # In git, but results of the classifier that HEAD has, not of the trial's.
@@ -33,6 +32,12 @@ CURVES = {
     "validation_loss": METRICS / "plots/metrics/validation/loss.tsv",
     "validation_accuracy": METRICS / "plots/metrics/validation/accuracy.tsv",
 }
+THREADS = (
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+    "OMP_NUM_THREADS",
+    "OPENCV_FOR_THREADS_NUM",
+)
 PREPARED = Path(".git/prepared")
 POLL = 0.5  # seconds
 
@@ -54,7 +59,12 @@ class Result:
 
 
 def prepare(
-    folder: Path, source: str, commit: str, settings: dict[str, Any], cache: Path | None = None
+    folder: Path,
+    source: str,
+    commit: str,
+    settings: dict[str, Any],
+    cache: Path,
+    pull: bool = False,
 ) -> None:
     """Make the clone in which a trial runs, or leave the one that is there.
 
@@ -63,8 +73,8 @@ def prepare(
         source: folder or address of the git repository; gets the experiment in the end.
         commit: of the code that all trials share.
         settings: dotted keys of params.yaml and their values.
-        cache: DVC's cache to share, on the source's machine; without one, files are pulled from
-            the DVC remote.
+        cache: DVC's cache, which all clones on a machine share.
+        pull: fetch from the DVC remote what the cache lacks, as the source is on another machine.
 
     Raises:
         UserError: git or DVC failed.
@@ -76,16 +86,17 @@ def prepare(
     call("git", "clone", "--quiet", source, str(folder))
     # DVC finds no experiments of a detached HEAD.
     call("git", "checkout", "--quiet", "-B", "trial", commit, at=folder)
-    if cache:
-        config = f"[cache]\n    dir = {cache}\n    type = reflink,hardlink,copy\n"
-        (folder / ".dvc/config.local").write_text(config, encoding="utf-8")
+    config = f"[cache]\n    dir = {cache}\n    type = reflink,hardlink,copy\n"
+    (folder / ".dvc/config.local").write_text(config, encoding="utf-8")
+    if pull:
+        missing = ("--run-cache", "--allow-missing")
+        call("dvc", "pull", "--quiet", "--force", *missing, at=folder)
+    else:
         # Fails if a photo set is not there, be it one that no stage needs.
         call("dvc", "checkout", "--quiet", "--force", at=folder, check=False)
-    else:
-        call("dvc", "pull", "--quiet", "--allow-missing", at=folder)
     set_params(folder, settings)
     photos = folder / "data" / params.read(folder / params.PARAMS_FILE)["dataset"]
-    if cache and not photos.exists():  # one's own, which DVC does not know
+    if not pull and not photos.exists():  # one's own, which DVC does not know
         photos.parent.mkdir(exist_ok=True)
         photos.symlink_to(Path(source) / "data" / photos.name)
     for path in OTHERS:
@@ -111,7 +122,7 @@ def run(
     metric: str,
     prune: Callable[[list[float]], bool],
     log: IO[bytes],
-    workers: int = 1,
+    threads: int,
 ) -> Result:
     """Train in a prepared clone; give its source an experiment with params, metrics and curves.
 
@@ -122,7 +133,7 @@ def run(
         prune: gets the metric of all epochs so far, some times a second; True ends the training.
             An exception ends it, too, and comes out here.
         log: what the pipeline says.
-        workers: trials that share this machine's cores.
+        threads: of each library that has a number of them.
 
     Raises:
         UserError: git or DVC failed.
@@ -131,7 +142,7 @@ def run(
     process = subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro", "train"],
         cwd=folder,
-        env=_environment(folder) | threads(workers),
+        env=_environment(folder) | dict.fromkeys(THREADS, str(threads)),
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
@@ -158,13 +169,6 @@ def run(
     call("git", "push", "--quiet", "--force", "origin", f"{reference}:{reference}", at=folder)
     measures = _measures(folder, complete=not process.returncode)
     return Result("pruned" if process.returncode else "complete", reference, measures)
-
-
-def threads(workers: int) -> dict[str, str]:
-    """Environment in which each of so many trainings side by side takes its share of the cores."""
-    share = str(max(1, cores() // workers))
-    names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
-    return dict.fromkeys((*names, "OPENCV_FOR_THREADS_NUM"), share)
 
 
 def end_orphans(folder: Path) -> None:

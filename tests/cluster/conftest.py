@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 BIN = Path(sys.executable).parent
@@ -35,11 +36,17 @@ VARIABLES = {
     "AWS_ACCESS_KEY_ID": KEY_ID,
     "AWS_SECRET_ACCESS_KEY": SECRET,
     "AWS_DEFAULT_REGION": "us-east-1",
+    "GIT_AUTHOR_NAME": "Test",
+    "GIT_AUTHOR_EMAIL": "test@localhost",
+    "GIT_COMMITTER_NAME": "Test",
+    "GIT_COMMITTER_EMAIL": "test@localhost",
+    "DVC_NO_ANALYTICS": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
     "RAY_USAGE_STATS_ENABLED": "0",
     # A dead host is noticed after some seconds, not after most of a minute.
     "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "3000",
-    "RAY_health_check_failure_threshold": "3",
+    "RAY_health_check_timeout_ms": "5000",
+    "RAY_health_check_failure_threshold": "5",
 }
 # Its own /tmp would hide an environment that is below the machine's: that is put there again.
 FURNISH = """
@@ -116,6 +123,17 @@ class Host:
         self.init.stdout.close()
         for process in self.running:
             process.wait(20)
+
+    def end_processes(self) -> None:
+        """SIGKILL to all that was started on it; the host itself, and its disk, stay."""
+        for started in self.running:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process = psutil.Process(started.pid)
+                for found in [*process.children(recursive=True), process]:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        found.kill()
+            started.wait(20)
+        self.running.clear()
 
     def log(self) -> str:
         return (self.folder / f"{self.name}.log").read_text(errors="replace")[-3000:]
@@ -215,18 +233,23 @@ def serve_git(cluster: Cluster) -> str:
     sshd = shutil.which("sshd", path="/usr/sbin:/usr/bin") or "sshd"
     switch.start(sshd, "-D", "-e", "-f", f"{TEMP}/sshd/config")
     switch.run("git", "init", "--quiet", "--bare", "--initial-branch=main", "project.git")
-    key = switch.run("cat", "sshd/key")
-    options = (
-        f"IdentityFile {TEMP}/key\nStrictHostKeyChecking no\nUserKnownHostsFile {TEMP}/known\n"
-    )
     for host in cluster.hosts[1:]:
-        host.run("sh", "-c", "umask 077 && cat > key", text=key)
-        host.run("sh", "-c", "cat > ssh_config", text=options)
-        host.run("git", "config", "--global", "core.sshCommand", f"ssh -F {TEMP}/ssh_config")
+        give_key(cluster, host)
     address = f"ssh://root@{SWITCH}:{SSH_PORT}{TEMP}/project.git"
     probe = cluster.hosts[1]
     assert wait_until(lambda: probe.run("git", "ls-remote", address) == ""), switch.log()
     return address
+
+
+def give_key(cluster: Cluster, host: Host) -> None:
+    """Let a host's git in at the switch."""
+    key = cluster.switch.run("cat", "sshd/key")
+    options = (
+        f"IdentityFile {TEMP}/key\nStrictHostKeyChecking no\nUserKnownHostsFile {TEMP}/known\n"
+    )
+    host.run("sh", "-c", "umask 077 && cat > key", text=key)
+    host.run("sh", "-c", "cat > ssh_config", text=options)
+    host.run("git", "config", "--global", "core.sshCommand", f"ssh -F {TEMP}/ssh_config")
 
 
 @pytest.fixture
@@ -244,17 +267,36 @@ def ray_cluster(cluster: Cluster) -> Cluster:
     """Two hosts: Ray's head on the first, a worker on the second; S3 and git for both."""
     head, worker = cluster.add_host(), cluster.add_host()
     serve_s3(cluster)
-    common = ["--num-cpus=1", f"--object-store-memory={2**27}", "--disable-usage-stats", "--block"]
-    own = [f"--node-ip-address={head.address}", f"--port={RAY_PORT}", "--include-dashboard=false"]
-    head.start("ray", "start", "--head", *own, *common)
-    assert wait_until(lambda: "Ray runtime started" in head.log(), 120), head.log()
+    start_head(head)
     join_ray(worker, head)
     return cluster
 
 
+def start_head(head: Host) -> None:
+    """Start Ray's head on a host."""
+    own = [f"--port={RAY_PORT}", "--include-dashboard=false"]
+    _start_ray(head, "--head", *own)
+
+
 def join_ray(host: Host, head: Host) -> None:
     """Start Ray's worker on a host."""
+    _start_ray(host, f"--address={head.address}:{RAY_PORT}")
+
+
+def _start_ray(host: Host, *options: str) -> None:
     common = ["--num-cpus=1", f"--object-store-memory={2**27}", "--disable-usage-stats", "--block"]
-    address = f"--address={head.address}:{RAY_PORT}"
-    host.start("ray", "start", address, f"--node-ip-address={host.address}", *common)
-    assert wait_until(lambda: "Ray runtime started" in host.log(), 120), host.log()
+    own = [f"--node-ip-address={host.address}", *common]
+    file = host.folder / f"{host.name}.log"
+    said = file.stat().st_size if file.exists() else 0
+    started = b"Ray runtime started"
+
+    def ready() -> bool:
+        return started in file.read_bytes()[said:]
+
+    for _ in range(3):  # Ray gives up after 30 s, which a busy machine may take
+        process = host.start("ray", "start", *options, *own)
+        wait_until(lambda: ready() or process.poll() is not None, 120)  # noqa: B023
+        if ready():
+            return
+        host.end_processes()
+    raise AssertionError(host.log())

@@ -67,6 +67,12 @@ def test_a_space_has_choices_integers_and_numbers(tmp_path):
         ({"space": {"train.seed.x": [1]}}, "train.seed = {'x': 1}"),
         ({"space": {"preprocess.split.fold": [0, 1]}}, "preprocess.split.fold cannot be searched"),
         ({"space": {"evaluate.shifts": [0, 1]}}, "evaluate.shifts cannot be searched"),
+        ({"space": {"synthesize.blur": [1]}}, "synthesize.blur cannot be searched"),
+        (
+            {"space": {"train.compact.validation_images": [500, 5000]}},
+            "train.compact.validation_images cannot be searched",
+        ),
+        ({"space": {"train.classic.warmup": [0.0, 0.1]}}, "as train.network is 'compact'"),
         ({"settings": {"train.rate": 1}}, "train.rate: unknown key; allowed here"),
     ],
 )

@@ -109,7 +109,7 @@ def test_a_trial_alone_is_pruned_or_fails(done, tmp_path, monkeypatch):
         return len(curve) >= 2
 
     with log.open("wb") as file:
-        result = trial.run(folder, "alone", "validation_accuracy", prune, file)
+        result = trial.run(folder, "alone", "validation_accuracy", prune, file, 1)
     assert result.state == "pruned", log.read_text()
     assert result.reference.endswith("/alone")
     assert 2 <= result.measures["epochs"] < 50
@@ -123,7 +123,7 @@ def test_a_trial_alone_is_pruned_or_fails(done, tmp_path, monkeypatch):
 
     trial.set_params(folder, {"dataset": "absent"})
     with log.open("wb") as file:
-        result = trial.run(folder, "fails", "validation_loss", lambda _: False, file)
+        result = trial.run(folder, "fails", "validation_loss", lambda _: False, file, 1)
     assert result == trial.Result("fail", "", {})
     assert "data/absent" in log.read_text()
     with pytest.raises(UserError, match="git clone"):
