@@ -11,8 +11,11 @@ import hashlib
 import json
 import logging
 import os
+import platform
+import re
 import shutil
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,8 @@ from signs.errors import UserError
 
 # On each host: DVC's cache, and the clones of trials that are not done.
 HOME = Path("~/.cache/traffic-signs")
+LOCKED = Path("requirements/ray.txt")
+PATIENCE = 60  # seconds until a host must have said what it has
 
 
 class Board:
@@ -63,7 +68,8 @@ class Cluster:
             cores: of each trial.
 
         Raises:
-            UserError: no cluster answers, or none of its hosts has so many cores.
+            UserError: no cluster answers, none of its hosts has so many cores, or one has another
+                Python or other packages than this.
         """
         if "RAY_ADDRESS" not in os.environ:
             raise UserError("Set RAY_ADDRESS to the cluster's head, as in 10.0.0.1:6379.")
@@ -77,7 +83,8 @@ class Cluster:
             why = str(error).strip().partition("\n")[0]
             address = os.environ["RAY_ADDRESS"]
             raise UserError(f"No Ray cluster answers at {address} ({why}).") from error
-        hosts: Any = ray.nodes()
+        hosts = [host for host in ray.nodes() if host["Alive"]]
+        _compare_packages(hosts)
         self.places = sum(int(host["Resources"].get("CPU", 0)) // cores for host in hosts)
         if self.places < 1:
             raise UserError(f"No host of the cluster gives Ray the {cores} cores of a trial.")
@@ -126,6 +133,42 @@ class Cluster:
         if found.reference:
             trial.call("git", "fetch", "--quiet", "origin", f"+{found.reference}:{found.reference}")
         return found
+
+
+def _compare_packages(hosts: list[dict[str, Any]]) -> None:
+    """Raise a `UserError` if trials on one host would not be those of another."""
+    names = re.findall(r"^([\w.-]+)==", LOCKED.read_text(encoding="utf-8"), re.MULTILINE)
+    ours = _versions(names)
+    ask: Any = ray.remote(num_cpus=0)(_versions)
+    for host in hosts:
+        name = host["NodeManagerHostname"]
+        there = NodeAffinitySchedulingStrategy(host["NodeID"], soft=False)
+        try:
+            theirs = ray.get(ask.options(scheduling_strategy=there).remote(names), timeout=PATIENCE)
+        except ray.exceptions.RayError as error:
+            raise UserError(f"The host {name} does not run tasks: see its Ray's logs.") from error
+        differ = [
+            f"{package} {theirs[package] or 'is missing'} (here {version or 'it is missing'})"
+            for package, version in ours.items()
+            if theirs[package] != version
+        ]
+        if differ:
+            more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
+            raise UserError(
+                f"On the host {name}: {', '.join(differ[:3])}{more}. "
+                "`make setup-ray` there, with the same Python and at the same commit."
+            )
+
+
+def _versions(packages: list[str]) -> dict[str, str | None]:
+    """The versions of Python and of these packages here."""
+    found: dict[str, str | None] = {"Python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
 
 
 def _run(

@@ -278,14 +278,15 @@ def start_head(head: Host) -> None:
     _start_ray(head, "--head", *own)
 
 
-def join_ray(host: Host, head: Host) -> None:
-    """Start Ray's worker on a host."""
-    _start_ray(host, f"--address={head.address}:{RAY_PORT}")
+def join_ray(host: Host, head: Host, **variables: str) -> None:
+    """Start Ray's worker on a host, with these variables in its environment."""
+    _start_ray(host, f"--address={head.address}:{RAY_PORT}", **variables)
 
 
-def _start_ray(host: Host, *options: str) -> None:
+def _start_ray(host: Host, *options: str, **variables: str) -> None:
     common = ["--num-cpus=1", f"--object-store-memory={2**27}", "--disable-usage-stats", "--block"]
     own = [f"--node-ip-address={host.address}", *common]
+    own_variables = [f"{name}={value}" for name, value in variables.items()]
     file = host.folder / f"{host.name}.log"
     said = file.stat().st_size if file.exists() else 0
     started = b"Ray runtime started"
@@ -294,7 +295,7 @@ def _start_ray(host: Host, *options: str) -> None:
         return started in file.read_bytes()[said:]
 
     for _ in range(3):  # Ray gives up after 30 s, which a busy machine may take
-        process = host.start("ray", "start", *options, *own)
+        process = host.start("env", *own_variables, "ray", "start", *options, *own)
         wait_until(lambda: ready() or process.poll() is not None, 120)  # noqa: B023
         if ready():
             return

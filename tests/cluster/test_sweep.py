@@ -32,6 +32,7 @@ SWEEP = {
     "space": {"train.compact.learning_rate": {"low": 0.0001, "high": 0.01, "log": True}},
 }
 FOLDER = f"{TEMP}/project"
+ROOT = Path(__file__).parents[2]
 
 
 def put(folder: Path, host: Host) -> None:
@@ -57,6 +58,23 @@ def states(host: Host) -> list[list[object]]:
 def trains(host: Host) -> bool:
     listed = host.run("ps", "-e", "--no-headers", "-o", "args")
     return "-m stages.train" in listed
+
+
+def test_a_host_with_another_package_gets_no_trial(cluster: Cluster) -> None:
+    head, worker = cluster.add_host(), cluster.add_host()
+    start_head(head)
+    worker.run("mkdir", "-p", "other/keras-3.0.0.dist-info")
+    name = "other/keras-3.0.0.dist-info/METADATA"
+    worker.run(
+        "sh", "-c", f"cat > {name}", text="Metadata-Version: 2.1\nName: keras\nVersion: 3.0.0\n"
+    )
+    join_ray(worker, head, PYTHONPATH=f"{TEMP}/other")
+    connect = "from signs.cluster import Cluster; Cluster('no address', 'no commit', 1)"
+    variables = [f"RAY_ADDRESS={head.address}:{RAY_PORT}", f"PYTHONPATH={ROOT}"]
+    driver = head.start("env", "-C", ROOT, *variables, "python", "-c", connect)
+    assert driver.wait(180) == 1
+    assert "On the host host2: keras 3.0.0 (here 3." in head.log()
+    assert "`make setup-ray` there" in head.log()
 
 
 def test_hosts_die_and_every_trial_is_there_once(
