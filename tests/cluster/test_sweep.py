@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def put(folder: Path, host: Host) -> None:
-    """Copy a folder to a host's own /tmp, as /tmp/project."""
+    """Copy a folder to a host's own disk, as the project."""
     with subprocess.Popen(["tar", "-C", str(folder), "-c", "."], stdout=subprocess.PIPE) as packed:
         host.run("mkdir", FOLDER)
         unpack = host.command("tar", "-C", FOLDER, "-x")
