@@ -438,4 +438,4 @@ def _summary(test: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
-    run_stage(evaluate)
+    run_stage(evaluate, tidies=False)
