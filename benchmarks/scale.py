@@ -34,6 +34,8 @@ from signs.errors import UserError, run_stage
 from signs.sources import is_photo
 
 FEW = 8192
+# Of each photo in the archive with many: preparing one takes a tenth of what naming it does.
+COPIES = {"predict": 1, "preprocess": 6}
 SHARD = 2048  # photos; GTSRB gives 20 shards
 STAGE = """
 import sys
@@ -56,14 +58,14 @@ def measure() -> None:
     parser.add_argument("--classifier", type=Path, default=FOLDER)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        few, many = _archives(Path(folder))
         for work in arguments.work:
+            few, many = _archives(Path(folder) / work, COPIES[work])
             for workers in arguments.workers:
                 found = _compare(work, workers, arguments, Path(folder), few, many)
                 print(json.dumps({"work": work, "workers": workers, **found}), flush=True)
 
 
-def _archives(folder: Path) -> tuple[tuple[Path, int], tuple[Path, int]]:
+def _archives(folder: Path, copies: int) -> tuple[tuple[Path, int], tuple[Path, int]]:
     """Archives with few and with all photos of a set, and how many photos they hold."""
     candidates = [
         datasets.DATA / "gtsrb" / datasets.GTSRB_TRAINING,
@@ -75,12 +77,14 @@ def _archives(folder: Path) -> tuple[tuple[Path, int], tuple[Path, int]]:
     with zipfile.ZipFile(path) as archive:
         members = [name for name in archive.namelist() if is_photo(name)]
         result = []
-        for name, chosen in (("few", members[:FEW]), ("many", members)):
-            place = folder / name / "few" / "photos.zip"
+        for size, chosen in (("few", members[:FEW]), ("many", members * copies)):
+            place = folder / size / "few" / "photos.zip"
             place.parent.mkdir(parents=True)
             with zipfile.ZipFile(place, "w") as copy:
-                for member in chosen:
-                    copy.writestr(member, archive.read(member))
+                for number, member in enumerate(chosen):
+                    parent, _, base = member.rpartition("/")
+                    name = f"{parent}/{number // len(members)}-{base}"
+                    copy.writestr(name, archive.read(member))
             result.append((place, len(chosen)))
     return result[0], result[1]
 
