@@ -45,7 +45,7 @@ pipeline: setup  ## Run the whole pipeline and print its metrics (the default)
 	@echo "Pictures and tables: report.html"
 
 data: setup  ## Fetch the real photos from their public sources
-	@$(BIN)/python -m signs.download $(ARGS) && $(BIN)/dvc commit --quiet --force data.dvc
+	@$(BIN)/python -m signs.operations.download $(ARGS) && $(BIN)/dvc commit --quiet --force data.dvc
 
 experiments: setup  ## Compare the experiments run so far, best on validation photos first
 	@$(BIN)/dvc exp show --only-changed --precision 4 --sort-by best.validation_loss \
@@ -57,10 +57,10 @@ queue: setup  ## Run what `dvc exp run --queue` queued, in the background (JOBS=
 		OPENCV_FOR_THREADS_NUM=$$threads $(BIN)/dvc queue start --jobs $(JOBS) $(ARGS)
 
 sweep: setup  ## Search for better settings as SWEEP=sweeps/signs.yaml says (ARGS='--workers 2')
-	@$(BIN)/python -m signs.sweep $(SWEEP) $(ARGS)
+	@$(BIN)/python -m signs.scale.sweep $(SWEEP) $(ARGS)
 
 sweep-promote: setup  ## Commit the settings that won SWEEP, if the gate lets them pass
-	@$(BIN)/python -m signs.sweep $(SWEEP) --promote $(ARGS)
+	@$(BIN)/python -m signs.scale.sweep $(SWEEP) --promote $(ARGS)
 
 benchmark: setup  ## Measure the speed of the pipeline and of the classifier
 	@$(BIN)/python -m benchmarks.speed $(ARGS)
@@ -97,13 +97,13 @@ synthesize preprocess train evaluate: setup
 		$(if $(FORCE),--force --single-item) $@
 
 verify: setup  ## Do the committed results come out again, in a clean clone?
-	@$(BIN)/python -m signs.verify
+	@$(BIN)/python -m signs.operations.reproduce
 
 changes: setup  ## Metrics, settings and pictures beside main's (ARGS='--base REVISION')
-	@$(BIN)/python -m signs.changes $(ARGS)
+	@$(BIN)/python -m signs.operations.diff $(ARGS)
 
 gate: setup  ## Whether the classifier may replace the deployed one (ARGS='--champion REVISION')
-	@$(BIN)/python -m signs.gate $(ARGS)
+	@$(BIN)/python -m signs.operations.gate $(ARGS)
 
 push: setup  ## Send photos and results to the DVC remote, if one is set
 	@if $(BIN)/dvc remote default >/dev/null 2>&1; \
@@ -150,11 +150,11 @@ manifests: setup  ## Write build/kubernetes.yaml (ARGS='--image REGISTRY/traffic
 	@$(BIN)/python -m deployment.kubernetes $(ARGS)
 
 sbom: setup  ## List what that image holds, as CycloneDX: build/sbom.cdx.json
-	@$(BIN)/python -m signs.sbom
+	@$(BIN)/python -m signs.operations.sbom
 
 drift: setup  ## Compare a day of the service's answers with the validation photos
 	@$(BIN)/uv run --isolated --no-project --python $(BIN)/python \
-		--with-requirements requirements/drift.txt python -m signs.drift $(ARGS)
+		--with-requirements requirements/drift.txt python -m signs.serving.drift $(ARGS)
 
 ##@ Develop
 .PHONY: test jenkins-test cluster-test lint format hooks lock audit
@@ -194,7 +194,7 @@ lock:  ## Lock requirements/*.in anew (ARGS=--upgrade for newer versions)
 
 audit: setup  ## Ask whether a locked package has a known vulnerability
 	@$(BIN)/uv run --isolated --no-project --python $(BIN)/python \
-		--with-requirements requirements/audit.txt python -m signs.vulnerabilities $(ARGS)
+		--with-requirements requirements/audit.txt python -m signs.operations.vulnerabilities $(ARGS)
 
 ##@ Environment
 .PHONY: setup setup-ray setup-dev clean distclean help

@@ -3,7 +3,7 @@
     bentoml serve                     # http://localhost:3000/demo
     make bento && make image          # packaged
 
-Needs what requirements/service.txt locks: no TensorFlow. The HTTP interface is signs/api.py.
+Needs what requirements/service.txt locks: no TensorFlow. The HTTP interface is signs/serving/app.py.
 """
 
 import gc
@@ -14,8 +14,8 @@ from typing import Any
 
 import bentoml
 
-from signs import classifier
-from signs.api import Api, App, Worker
+from signs.inference import classifier
+from signs.serving.app import Api, App, Worker
 
 FOLDER = Path(__file__).parent / classifier.FOLDER
 
@@ -25,7 +25,7 @@ _started: list[Worker] = []  # one a worker
 def _labels() -> dict[str, str]:
     """Where the model came from, for the bento."""
     try:
-        about = json.loads((FOLDER / classifier.ABOUT).read_bytes())
+        about = json.loads((FOLDER / classifier.METADATA).read_bytes())
         provenance = about["provenance"]
         return {
             "model": about["version"],

@@ -28,10 +28,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from signs import datasets
-from signs.classifier import FOLDER
+from signs.data import layouts
+from signs.data.sources import is_photo
 from signs.errors import UserError, run_stage
-from signs.sources import is_photo
+from signs.inference.classifier import FOLDER
 
 FEW = 8192
 # Of each photo in the archive with many: preparing one takes a tenth of what naming it does.
@@ -41,10 +41,11 @@ STAGE = """
 import sys
 from pathlib import Path
 
-from signs import datasets, params
+from signs import params
+from signs.data import layouts
 from stages import preprocess
 
-dataset = datasets.read("few", Path(sys.argv[1]))
+dataset = layouts.read("few", Path(sys.argv[1]))
 preprocess.decode_all(dataset, params.load().images, Path(sys.argv[2]))
 """
 
@@ -68,8 +69,8 @@ def measure() -> None:
 def _archives(folder: Path, copies: int) -> tuple[tuple[Path, int], tuple[Path, int]]:
     """Archives with few and with all photos of a set, and how many photos they hold."""
     candidates = [
-        datasets.DATA / "gtsrb" / datasets.GTSRB_TRAINING,
-        datasets.DATA / "synthetic/images.zip",
+        layouts.DATA / "gtsrb" / layouts.GTSRB_TRAINING,
+        layouts.DATA / "synthetic/images.zip",
     ]
     path = next((path for path in candidates if path.exists()), None)
     if path is None:

@@ -32,8 +32,8 @@ from typing import Any
 
 import psutil
 
-from signs import classifier
 from signs.errors import UserError, run_stage
+from signs.inference import classifier
 from signs.parallel import cores
 
 PHOTOS = Path("data/synthetic/images.zip")

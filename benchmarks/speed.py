@@ -34,7 +34,8 @@ from typing import Any
 
 import yaml
 
-from signs import datasets, params, prepared
+from signs import params
+from signs.data import arrays, layouts
 from signs.errors import UserError, run_stage
 from signs.parallel import cores, ordered_map
 
@@ -102,10 +103,10 @@ def _draw_bare(sides: list[int]) -> int:
     import cv2
     import numpy as np
 
-    from signs import synthetic
+    from signs.synthesis import render
 
-    drawing = synthetic.drawings("gtsrb")[14][0]
-    tile = synthetic.rasterize(drawing, 64)[:, :, :3].astype(np.float32)
+    drawing = render.templates_of("gtsrb")[14][0]
+    tile = render.rasterize(drawing, 64)[:, :, :3].astype(np.float32)
     for side in sides:
         matrix = np.diag([side / 64, side / 64, 1])
         photo = cv2.warpPerspective(tile, matrix, (side, side))
@@ -117,10 +118,10 @@ def compare_preprocess() -> dict[str, Any]:
     """The stage's decoding, hashing and writing against bare decoding and resizing."""
     from stages import preprocess
 
-    name = next((n for n in ("gtsrb", "signs", "synthetic") if (datasets.DATA / n).exists()), None)
+    name = next((n for n in ("gtsrb", "signs", "synthetic") if (layouts.DATA / n).exists()), None)
     if name is None:
         raise UserError("There is no photo set under data/; run `dvc repro synthesize`.")
-    dataset = datasets.read(name)
+    dataset = layouts.read(name)
     settings = params.load().images
     files = dataset.table["file"].tolist()
     tasks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
@@ -159,7 +160,7 @@ def _open_bare(folder: Path, size: int) -> None:
     import cv2
 
     cv2.setNumThreads(1)
-    _bare.update(reader=datasets.Reader(folder), size=(size, size))
+    _bare.update(reader=layouts.Reader(folder), size=(size, size))
 
 
 def _decode_bare(files: list[str]) -> int:
@@ -174,13 +175,13 @@ def _decode_bare(files: list[str]) -> int:
 
 def compare_predict() -> dict[str, Any]:
     """Photos in an archive, to a file of answers, against the network alone."""
-    from signs import images
-    from signs.archives import Archive
-    from signs.classifier import Classifier
+    from signs.data import images
+    from signs.data.archives import Archive
+    from signs.inference.classifier import Classifier
 
     candidates = [
-        datasets.DATA / "gtsrb" / datasets.GTSRB_TRAINING,
-        datasets.DATA / "synthetic/images.zip",
+        layouts.DATA / "gtsrb" / layouts.GTSRB_TRAINING,
+        layouts.DATA / "synthetic/images.zip",
     ]
     path = next((path for path in candidates if path.exists()), None)
     if path is None:
@@ -239,7 +240,7 @@ def _copy_tree(copy: Path, dataset: str) -> None:
     settings["dataset"] = dataset
     if dataset != "synthetic":
         # The drawn photos that train beside others would count as their time.
-        settings["train"]["compact"].update(drawn=0.0, outliers=0.0)
+        settings["train"]["compact"].update(synthetic_share=0.0, auxiliary_outlier_share=0.0)
     (copy / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     (copy / "data").mkdir()
     if dataset != "synthetic":
@@ -251,7 +252,7 @@ def _copy_tree(copy: Path, dataset: str) -> None:
 
 
 def _link(copy: Path, dataset: str) -> None:
-    (copy / "data" / dataset).symlink_to((datasets.DATA / dataset).resolve())
+    (copy / "data" / dataset).symlink_to((layouts.DATA / dataset).resolve())
 
 
 def _run_stage(copy: Path, stage: str) -> tuple[float, int]:
@@ -275,8 +276,8 @@ def compare_train() -> dict[str, Any]:
     settings = params.load().train
     recipe = settings.recipe.model_copy(update={"epochs": TRAIN_ROUNDS + 1})
     settings = settings.model_copy(update={settings.network: recipe})
-    data = prepared.load()
-    images, targets = train.EpochDrawer(data, recipe, settings.seed).draw(0)
+    data = arrays.load()
+    images, targets = train.EpochSampler(data, recipe, settings.seed).draw(0)
     bare = train.build(settings.network, data, recipe)
     progress = train.Progress()
     bare_seconds: list[float] = []

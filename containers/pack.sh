@@ -16,7 +16,7 @@ fail() {
     fail "There is no classifier in models/classifier to pack: 'make' trains one, 'dvc pull' fetches the one that was committed."
 about=$(PYTHONPATH=. python -c '
 import sys
-from signs.classifier import FOLDER, Classifier, ClassifierError
+from signs.inference.classifier import FOLDER, Classifier, ClassifierError
 try:
     about = Classifier(FOLDER, threads=1).about
 except ClassifierError as error:
@@ -43,7 +43,7 @@ bentoml build --version "$version" --output tag >/dev/null
 folder=$(python -c 'import bentoml, sys; print(bentoml.get(sys.argv[1]).path)' "$bento")
 cp -R "$folder" build/bento
 if [ -f data/prepared/prepared.json ]; then
-    python -m signs.smoke
+    python -m signs.operations.smoke_photos
 else
     echo "There are no test photos here (data/prepared), so build/smoke is not made."
 fi

@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 # Plain fork copies a process without its threads: in the copy, OpenCV waits for its own for
 # ever. Workers are forked from a server, which has imported packages but used none.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["pandas", "signs.images"])
+CONTEXT.set_forkserver_preload(["pandas", "signs.data.images"])
 
 
 def cores() -> int:

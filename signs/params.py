@@ -64,8 +64,8 @@ class Synthesize(Block):
 
     seed: Seed
     images_per_class: Count
-    strangers_per_class: Count
-    outliers_per_class: Count
+    ood_per_class: Count
+    auxiliary_outliers_per_class: Count
     size: Annotated[Range, _within(8, 256)]
     margin: Annotated[Range, _within(0, 0.4)]
     shift: Annotated[float, Field(ge=0, le=0.5)]
@@ -175,8 +175,8 @@ class Recipe(Block):
     weight_decay: Annotated[float, Field(ge=0, lt=1)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     balance: Fraction
-    drawn: Fraction
-    outliers: Fraction
+    synthetic_share: Fraction
+    auxiliary_outlier_share: Fraction
     validation_images: Count
     augment: Augment
 
@@ -187,8 +187,8 @@ class Train(Block):
     network: Literal["compact", "classic"]
     seed: Seed
     devices: Count
-    precision: Annotated[float, Field(gt=0, lt=1)]
-    accepted: Annotated[float, Field(gt=0, lt=1)]
+    target_precision: Annotated[float, Field(gt=0, lt=1)]
+    target_coverage: Annotated[float, Field(gt=0, lt=1)]
     compact: Recipe
     classic: Recipe
 
@@ -212,25 +212,25 @@ class Evaluate(Block):
     """Settings of the evaluate stage."""
 
     batch_size: Count
-    agreement: Positive
-    gallery: Count
+    max_onnx_difference: Positive
+    mistakes_shown: Count
     corruption_photos: Annotated[int, Field(ge=0)]
-    elsewhere: FolderName
-    elsewhere_photos: Annotated[int, Field(ge=0)]
-    elsewhere_tracks: Literal["all", "odd", "even"]
-    committee: list[Annotated[str, Field(pattern=r"^[^-].*$")]]
-    shifts: Annotated[int, Field(ge=0, le=8)]
+    external_set: FolderName
+    external_photos: Annotated[int, Field(ge=0)]
+    external_tracks: Literal["all", "odd", "even"]
+    ensemble: list[Annotated[str, Field(pattern=r"^[^-].*$")]]
+    tta_shift: Annotated[int, Field(ge=0, le=8)]
 
 
 class Gate(Block):
     """Limits of the gate before a deployment."""
 
     significance: Annotated[float, Field(gt=0, lt=1)]
-    recall: Fraction
-    class_photos: Count
-    ece: Fraction
-    slower: Annotated[float, Field(ge=1)]
-    megabytes: Positive
+    max_recall_drop: Fraction
+    min_class_photos: Count
+    max_ece: Fraction
+    max_latency_ratio: Annotated[float, Field(ge=1)]
+    max_model_mb: Positive
 
 
 class Verify(Block):
@@ -251,17 +251,17 @@ class Params(Block):
     verify: Verify
 
     @model_validator(mode="after")
-    def _goes_elsewhere(self) -> "Params":
-        if self.evaluate.elsewhere_photos and self.evaluate.elsewhere == self.dataset:
+    def _evaluates_other_photos(self) -> "Params":
+        if self.evaluate.external_photos and self.evaluate.external_set == self.dataset:
             raise ValueError(
-                f"evaluate.elsewhere and dataset are both {self.dataset!r}; "
-                "name another set or set evaluate.elsewhere_photos to 0"
+                f"evaluate.external_set and dataset are both {self.dataset!r}; "
+                "name another set or set evaluate.external_photos to 0"
             )
-        drawn = self.train.recipe.drawn
-        if self.evaluate.elsewhere_photos and self.evaluate.elsewhere == "synthetic" and drawn:
+        drawn = self.train.recipe.synthetic_share
+        if self.evaluate.external_photos and self.evaluate.external_set == "synthetic" and drawn:
             raise ValueError(
-                "evaluate.elsewhere is 'synthetic', but drawn photos train beside the others "
-                f"(train.{self.train.network}.drawn is {drawn:g}); name another set"
+                "evaluate.external_set is 'synthetic', but drawn photos train beside the others "
+                f"(train.{self.train.network}.synthetic_share is {drawn:g}); name another set"
             )
         return self
 
@@ -327,7 +327,7 @@ def _describe(problem: Any, model: type[Block]) -> str:
     hint = ""
     if problem["type"] == "float_type" and isinstance(problem["input"], str):
         hint = " (in YAML, 1e-3 is a text; write 0.001 or 1.0e-3)"
-    if location[:2] == ("evaluate", "committee"):
+    if location[:2] == ("evaluate", "ensemble"):
         return f"{key} = {problem['input']!r}: a list of experiments or git revisions, as texts"
     if problem["type"] == "string_pattern_mismatch":
         return f"{key} = {problem['input']!r}: a folder name of letters, digits, _, . and -"

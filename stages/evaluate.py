@@ -14,25 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from signs import (
-    calibration,
-    classifier,
-    committee,
-    corruptions,
-    datasets,
-    diagrams,
-    elsewhere,
-    images,
-    measures,
-    model_card,
-    params,
-    prepared,
-    progress,
-    report,
-    saliency,
-    splits,
-)
+from signs import params, progress
+from signs.data import arrays, images, layouts, splits
 from signs.errors import UserError, run_stage
+from signs.evaluation import calibration, corruptions, external, metrics
+from signs.inference import classifier, ensemble, saliency
+from signs.reporting import model_card, plots, report
 
 METRICS = Path("metrics/evaluate")
 PREDICTIONS = Path("data/predictions.csv")
@@ -52,9 +39,9 @@ HEADLINE = [
     "ece",
     "ece_uncalibrated",
     "corrupted_accuracy",
-    "strangers_refused",
-    "elsewhere_accuracy",
-    "committee_accuracy",
+    "ood_rejection_rate",
+    "external_accuracy",
+    "ensemble_accuracy",
 ]
 
 # Enough to meet a disagreement; Keras needs seconds for them where ONNX Runtime needs one.
@@ -64,11 +51,11 @@ AGREEMENT_IMAGES = 1000
 def evaluate() -> None:
     """Predict validation and test photos, write metrics, tables, pictures and the report."""
     settings = params.load()
-    data = prepared.load()
+    data = arrays.load()
     model = classifier.Classifier()
-    if model.about.provenance["data"] != data.digest:
+    if model.metadata.provenance["data"] != data.digest:
         raise UserError(
-            f"{classifier.FOLDER} was trained on other data than {prepared.FOLDER} holds. "
+            f"{classifier.FOLDER} was trained on other data than {arrays.FOLDER} holds. "
             "Run `dvc repro train`."
         )
     # What this run does not measure must not look as if it had.
@@ -86,35 +73,35 @@ def evaluate() -> None:
         table = _corrupt(model, samples[on[splits.TEST]], data, settings.evaluate)
         measured[splits.TEST]["corrupted_accuracy"] = round(float(table["accuracy"].mean()), 5)
     asked, more = settings.evaluate, {}
-    if asked.elsewhere_photos:
+    if asked.external_photos:
         own = classifier.energy_scores(logits[on[splits.TEST]])
-        strange, measured["elsewhere"], part = _go_elsewhere(model, own, asked)
+        strange, measured["external"], part = _measure_external(model, own, asked)
         measured[splits.TEST] |= strange
-        more["elsewhere_part"] = part
-    if asked.committee or asked.shifts:
-        measured["committee"] = _ask_committee(model, samples, data, asked)
+        more["external_part"] = part
+    if asked.ensemble or asked.tta_shift:
+        measured["ensemble"] = _measure_ensemble(model, samples, data, asked)
     details = {
         **{name: found for name, found in measured.items() if found},
-        "temperature": model.about.temperature,
-        "threshold": model.about.threshold,
-        "energy_threshold": model.about.energy_threshold,
+        "temperature": model.metadata.temperature,
+        "threshold": model.metadata.threshold,
+        "energy_threshold": model.metadata.energy_threshold,
         **agreement,
         **more,
     }
     _write_json(METRICS / "details.json", details)
     figures = measured[splits.TEST].copy()
-    for part in ("elsewhere", "committee"):
+    for part in ("external", "ensemble"):
         if measured.get(part):
             figures[f"{part}_accuracy"] = measured[part]["accuracy"]
     _write_json(METRICS / "metrics.json", {k: figures[k] for k in HEADLINE if k in figures})
     test = predictions[on[splits.TEST]]
-    classes = measures.by_class(test, data.labels)
+    classes = metrics.by_class(test, data.labels)
     classes.to_csv(METRICS / "classes.csv", index=False, float_format="%.4f")
-    pairs = measures.confusions(test, data.labels)
+    pairs = metrics.confusions(test, data.labels)
     pairs.to_csv(METRICS / "confusions.csv", index=False, float_format="%.4f")
     _draw(test, logits[on[splits.TEST]], classes, measured[splits.TEST], model)
-    _draw_mistakes(model, test, data, settings.evaluate.gallery)
-    used = _settings(settings, model.about)
+    _plot_mistakes(model, test, data, settings.evaluate.mistakes_shown)
+    used = _settings(settings, model.metadata)
     model_card.write(
         Path("metrics"), used, (classifier.FOLDER / classifier.MODEL).stat().st_size, MODEL_CARD
     )
@@ -122,7 +109,7 @@ def evaluate() -> None:
     print(_summary(measured[splits.TEST]))
 
 
-def _go_elsewhere(
+def _measure_external(
     model: classifier.Classifier, own: npt.NDArray[np.float64], settings: params.Evaluate
 ) -> tuple[dict[str, float], dict[str, float], str]:
     """Strangers, and the network's classes, in another photo set; tables and a picture.
@@ -136,23 +123,23 @@ def _go_elsewhere(
         Figures of the strangers and of the others, empty if there are none, and which part of
         the set they were measured on.
     """
-    found, logits, part = elsewhere.answers(
+    found, logits, part = external.answers(
         model,
-        settings.elsewhere,
-        settings.elsewhere_photos,
-        settings.elsewhere_tracks,
+        settings.external_set,
+        settings.external_photos,
+        settings.external_tracks,
         settings.batch_size,
     )
-    strange = (found["label"] == elsewhere.STRANGER).to_numpy()
+    strange = (found["label"] == external.OOD).to_numpy()
     refused, figures = {}, {}
     if strange.any():
-        refused = _meet_strangers(model, own, found[strange], logits[strange])
+        refused = _measure_ood(model, own, found[strange], logits[strange])
     if not strange.all():
         figures = _measure(found[~strange], logits[~strange], model)
     return refused, figures, part
 
 
-def _meet_strangers(
+def _measure_ood(
     model: classifier.Classifier,
     own: npt.NDArray[np.float64],
     found: pd.DataFrame,
@@ -160,11 +147,11 @@ def _meet_strangers(
 ) -> dict[str, float]:
     """Whether signs that the network does not know are "unknown"; a table and a picture."""
     energy = classifier.energy_scores(logits)
-    confidence = classifier.probabilities(logits, model.about.temperature).max(axis=1)
+    confidence = classifier.probabilities(logits, model.metadata.temperature).max(axis=1)
     found = found.assign(
-        refused=~model.known(logits),
+        refused=~model.accepted(logits),
         confidence=confidence,
-        answer=np.array(model.about.names)[logits.argmax(axis=1)],
+        answer=np.array(model.metadata.names)[logits.argmax(axis=1)],
     )
     by_name = found.groupby("name", sort=False)
     table = pd.DataFrame(
@@ -172,25 +159,23 @@ def _meet_strangers(
             "photos": by_name.size(),
             "refused": by_name["refused"].mean(),
             "mean_confidence": by_name["confidence"].mean(),
-            "most_frequent_answer": by_name["answer"].agg(lambda given: given.mode()[0]),
+            "most_frequent_prediction": by_name["answer"].agg(lambda given: given.mode()[0]),
         }
     )
-    table.sort_values("refused", kind="stable").to_csv(
-        METRICS / "strangers.csv", float_format="%.4f"
-    )
-    diagrams.draw_strangers(own, energy, model.about.energy_threshold, METRICS / "strangers.png")
+    table.sort_values("refused", kind="stable").to_csv(METRICS / "ood.csv", float_format="%.4f")
+    plots.plot_ood(own, energy, model.metadata.energy_threshold, METRICS / "ood.png")
     figures = {
-        "strangers_refused": found["refused"].mean(),
-        "strangers_refused_at_99": elsewhere.refused_at(0.99, own, energy),
-        "strangers_auroc": elsewhere.auroc(own, energy),
+        "ood_rejection_rate": found["refused"].mean(),
+        "ood_rejection_at_99": external.rejected_at(0.99, own, energy),
+        "ood_auroc": external.auroc(own, energy),
     }
-    return {"strangers": len(found), **measures.rounded(figures)}
+    return {"ood_images": len(found), **metrics.rounded(figures)}
 
 
-def _ask_committee(
+def _measure_ensemble(
     model: classifier.Classifier,
     samples: pd.DataFrame,
-    data: prepared.Prepared,
+    data: arrays.Prepared,
     settings: params.Evaluate,
 ) -> dict[str, float]:
     """What the mean of several classifiers' and places' answers is worth, and what it costs.
@@ -198,10 +183,10 @@ def _ask_committee(
     Raises:
         UserError: a classifier is missing or was trained otherwise.
     """
-    members = [model, *committee.fetch(settings.committee, model.about)]
-    together = committee.Committee(members, settings.shifts)
+    members = [model, *ensemble.fetch(settings.ensemble, model.metadata)]
+    together = ensemble.Ensemble(members, settings.tta_shift)
     rows, parts = samples.index.to_numpy(), []
-    with progress.bar(len(rows), "committee", " images") as bar:
+    with progress.bar(len(rows), "ensemble", " images") as bar:
         for start in range(0, len(rows), settings.batch_size):
             batch = rows[start : start + settings.batch_size]
             parts.append(together.logits(data.images[batch]))
@@ -209,30 +194,30 @@ def _ask_committee(
     logits, labels = np.concatenate(parts), samples["label"].to_numpy()
     on_test = (samples["split"] == splits.TEST).to_numpy()
     temperature = calibration.fit_temperature(logits[~on_test], labels[~on_test])
-    figures = measures.figures(labels[on_test], logits[on_test], temperature)
-    if settings.elsewhere_photos:
-        found, other, _ = elsewhere.answers(
+    figures = metrics.compute(labels[on_test], logits[on_test], temperature)
+    if settings.external_photos:
+        found, other, _ = external.answers(
             together,
-            settings.elsewhere,
-            settings.elsewhere_photos,
-            settings.elsewhere_tracks,
+            settings.external_set,
+            settings.external_photos,
+            settings.external_tracks,
             settings.batch_size,
         )
-        strange = (found["label"] == elsewhere.STRANGER).to_numpy()
+        strange = (found["label"] == external.OOD).to_numpy()
         if not strange.all():
             right = other[~strange].argmax(axis=1) == found["label"][~strange]
-            figures["elsewhere_accuracy"] = round(float(right.mean()), 5)
+            figures["external_accuracy"] = round(float(right.mean()), 5)
         if strange.any():
             own, others = map(classifier.energy_scores, (logits[on_test], other[strange]))
-            figures["strangers_refused_at_99"] = round(elsewhere.refused_at(0.99, own, others), 5)
-            figures["strangers_auroc"] = round(elsewhere.auroc(own, others), 5)
+            figures["ood_rejection_at_99"] = round(external.rejected_at(0.99, own, others), 5)
+            figures["ood_auroc"] = round(external.auroc(own, others), 5)
     return {"classifiers": len(members), "passes": together.passes, **figures}
 
 
 def _corrupt(
     model: classifier.Classifier,
     test: pd.DataFrame,
-    data: prepared.Prepared,
+    data: arrays.Prepared,
     settings: params.Evaluate,
 ) -> pd.DataFrame:
     """Accuracy in each kind and level of bad conditions; writes it as a table and a picture.
@@ -244,13 +229,13 @@ def _corrupt(
             len(test), settings.corruption_photos, replace=False
         )
         test = test.iloc[np.sort(chosen)]
-    reader = datasets.Reader(datasets.DATA / data.dataset)
+    reader = layouts.Reader(layouts.DATA / data.dataset)
     variants = [(kind, level) for kind in corruptions.KINDS for level in corruptions.LEVELS]
     right = np.zeros((len(test), len(variants)), bool)
     example: tuple[images.Image, images.Region | None] | None = None
     with progress.bar(len(test), "corrupt", " photos") as bar:
         for row, (file, label, region) in enumerate(
-            zip(test["file"], test["label"], datasets.regions(test), strict=True)
+            zip(test["file"], test["label"], layouts.regions(test), strict=True)
         ):
             photo = corruptions.shrink(images.decode(reader.read(file)))
             inputs = model.prepare(
@@ -267,15 +252,15 @@ def _corrupt(
     table.to_csv(METRICS / "corruptions.csv", index=False, float_format="%.4f")
     assert example is not None
     pictures = corruptions.all_variants(example[0], 0, example[1])
-    diagrams.draw_corruptions(example[0], pictures, table, METRICS / "corruptions.jpg")
+    plots.plot_corruptions(example[0], pictures, table, METRICS / "corruptions.jpg")
     return table
 
 
-def _settings(settings: params.Params, about: classifier.About) -> dict[str, Any]:
+def _settings(settings: params.Params, about: classifier.Metadata) -> dict[str, Any]:
     """What this run used, and no more: other settings may change without a new report."""
     provenance = dict(about.provenance)
     used = provenance.pop("params")
-    provenance["outliers"] = ", ".join(provenance["outliers"])
+    provenance["auxiliary_outliers"] = ", ".join(provenance["auxiliary_outliers"])
     return {
         "dataset": provenance.pop("dataset"),
         "preprocess": {"images": about.images.model_dump(), "split": used.pop("split")},
@@ -286,20 +271,20 @@ def _settings(settings: params.Params, about: classifier.About) -> dict[str, Any
 
 
 def _predict(
-    model: classifier.Classifier, samples: pd.DataFrame, data: prepared.Prepared, batch_size: int
+    model: classifier.Classifier, samples: pd.DataFrame, data: arrays.Prepared, batch_size: int
 ) -> npt.NDArray[np.float32]:
     """Logits (N, classes) from the photos themselves, as the service computes them.
 
     Raises:
         UserError: a photo, prepared for the classifier, is not what training saw of it.
     """
-    reader = datasets.Reader(datasets.DATA / data.dataset)
+    reader = layouts.Reader(layouts.DATA / data.dataset)
     parts = []
     with progress.bar(len(samples), "evaluate", " images") as bar:
         for start in range(0, len(samples), batch_size):
             batch = samples.iloc[start : start + batch_size]
             photos = [images.decode(reader.read(file)) for file in batch["file"]]
-            inputs = model.prepare(photos, datasets.regions(batch))
+            inputs = model.prepare(photos, layouts.regions(batch))
             if not np.array_equal(inputs, data.images[batch.index]):
                 raise UserError(
                     f"{data.dataset}: photos are prepared otherwise than for training. "
@@ -313,7 +298,7 @@ def _predict(
 def _compare_with_keras(
     model: classifier.Classifier,
     samples: pd.DataFrame,
-    data: prepared.Prepared,
+    data: arrays.Prepared,
     settings: params.Evaluate,
 ) -> dict[str, float]:
     """Largest difference of a probability between the ONNX and the Keras model.
@@ -337,16 +322,16 @@ def _compare_with_keras(
     difference = np.abs(
         classifier.probabilities(original) - classifier.probabilities(exported)
     ).max()
-    if not difference <= settings.agreement:
+    if not difference <= settings.max_onnx_difference:
         raise UserError(
             f"ONNX and Keras differ by {difference:.2g} in a probability; "
-            f"evaluate.agreement allows {settings.agreement:g}."
+            f"evaluate.max_onnx_difference allows {settings.max_onnx_difference:g}."
         )
     same = (original.argmax(axis=1) == exported.argmax(axis=1)).mean()
     # Rounded up to a power of ten: the last digits change with the processor.
     return {
-        "onnx_agreement": float(f"{10 ** np.ceil(np.log10(max(difference, 1e-12))):.0e}"),
-        "onnx_same_answers": float(same),
+        "onnx_max_difference": float(f"{10 ** np.ceil(np.log10(max(difference, 1e-12))):.0e}"),
+        "onnx_same_predictions": float(same),
     }
 
 
@@ -355,16 +340,16 @@ def _measure(
 ) -> dict[str, float]:
     """All figures of a set of photos, with what "unknown" costs and brings."""
     labels = samples["label"].to_numpy()
-    known, correct = model.known(logits), logits.argmax(axis=1) == labels
+    known, correct = model.accepted(logits), logits.argmax(axis=1) == labels
     shares = {
         "known": known.mean(),
-        "known_precision": correct[known].mean() if known.any() else 1.0,
+        "accepted_precision": correct[known].mean() if known.any() else 1.0,
     }
     groups = samples["group"].nunique() if (samples["group"] != "").any() else None
     return {
         **({} if groups is None else {"groups": groups}),
-        **measures.figures(labels, logits, model.about.temperature),
-        **measures.rounded(shares),
+        **metrics.compute(labels, logits, model.metadata.temperature),
+        **metrics.rounded(shares),
     }
 
 
@@ -372,13 +357,13 @@ def _table(
     model: classifier.Classifier, samples: pd.DataFrame, logits: npt.NDArray[np.float32]
 ) -> pd.DataFrame:
     """One row a photo: what it shows, what the classifier says, how sure it is."""
-    probabilities = classifier.probabilities(logits, model.about.temperature)
+    probabilities = classifier.probabilities(logits, model.metadata.temperature)
     answer = probabilities.argmax(axis=1)
     table = samples[["file", "split", "group", "class_id", "label"]].copy()
-    table["prediction"] = np.array(model.about.class_ids)[answer]
+    table["prediction"] = np.array(model.metadata.class_ids)[answer]
     table["predicted_label"] = answer
     table["confidence"] = probabilities.max(axis=1)
-    table["known"] = model.known(logits)
+    table["known"] = model.accepted(logits)
     table["correct"] = table["label"] == table["predicted_label"]
     return table
 
@@ -390,14 +375,14 @@ def _draw(
     metrics: dict[str, float],
     model: classifier.Classifier,
 ) -> None:
-    names = model.about.names
+    names = model.metadata.names
     true, predicted = test["label"].to_numpy(), test["predicted_label"].to_numpy()
-    diagrams.draw_confusion(
-        true, predicted, names, METRICS / "confusion.png", model.about.class_ids
+    plots.plot_confusion(
+        true, predicted, names, METRICS / "confusion.png", model.metadata.class_ids
     )
-    diagrams.draw_recall(classes, METRICS / "recall.png")
+    plots.plot_recall(classes, METRICS / "recall.png")
     correct = test["correct"].to_numpy()
-    diagrams.draw_reliability(
+    plots.plot_reliability(
         {
             "before": classifier.probabilities(logits).max(axis=1),
             "after": test["confidence"].to_numpy(),
@@ -408,11 +393,11 @@ def _draw(
     )
 
 
-def _draw_mistakes(
-    model: classifier.Classifier, test: pd.DataFrame, data: prepared.Prepared, count: int
+def _plot_mistakes(
+    model: classifier.Classifier, test: pd.DataFrame, data: arrays.Prepared, count: int
 ) -> None:
     """The wrong answers that were given with the most confidence, and what led to them."""
-    reader = datasets.Reader(datasets.DATA / data.dataset)
+    reader = layouts.Reader(layouts.DATA / data.dataset)
     names = data.labels["Name"].tolist()
     wrong = test[~test["correct"]].sort_values("confidence", ascending=False, kind="stable")
     columns = ["file", "label", "predicted_label", "confidence"]
@@ -421,7 +406,7 @@ def _draw_mistakes(
         photo, seen = images.decode(reader.read(file)), data.images[row]
         looked = saliency.overlay(seen, saliency.occlusion_map(model, seen, answer))
         mistakes.append((photo, looked, names[label], names[answer], sure, file))
-    diagrams.draw_mistakes(mistakes, METRICS / "mistakes.jpg")
+    plots.plot_mistakes(mistakes, METRICS / "mistakes.jpg")
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -17,12 +17,13 @@ import numpy.typing as npt
 import pandas as pd
 import xxhash
 
-from signs import audit, datasets, images, params, prepared, progress, splits
+from signs import params, progress
+from signs.data import arrays, audit, images, layouts, splits
 from signs.errors import run_stage
 from signs.parallel import ordered_map
 
 METRICS = Path("metrics/preprocess")
-SYNTHETIC, OUTLIERS = "synthetic", "outliers"
+SYNTHETIC, OUTLIERS = "synthetic", "auxiliary_outliers"
 CHUNK = 256  # files a task: few enough for a live progress bar, enough to hide its cost
 TOGETHER = 32  # files that a worker reads ahead: all of a task could be gigabytes
 REGION = ["left", "top", "right", "bottom"]
@@ -43,35 +44,35 @@ class Decoded:
 def preprocess() -> None:
     """Decode the chosen photo set, split it without leaks, write arrays and audit."""
     settings = params.load()
-    dataset = datasets.read(settings.dataset)
+    dataset = layouts.read(settings.dataset)
     METRICS.mkdir(parents=True, exist_ok=True)
     # A killed run must not leave half an array where training looks for a whole one.
-    staging = prepared.FOLDER.with_name("prepared.tmp")
+    staging = arrays.FOLDER.with_name("prepared.tmp")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
-        samples, thumbnails = decode_all(dataset, settings.images, staging / prepared.IMAGES)
+        samples, thumbnails = decode_all(dataset, settings.images, staging / arrays.IMAGES)
         labels = _labels(dataset, samples)
-        dataset.problems += audit.mark_contradictions(samples)
-        audit.divide(samples, thumbnails, settings.preprocess.split)
+        dataset.problems += audit.find_label_conflicts(samples)
+        audit.assign_splits(samples, thumbnails, settings.preprocess.split)
         found = audit.measure(samples, thumbnails, settings.preprocess.split)
-        found["drawn"] = add_drawn(settings, labels, samples, staging)
-        outlier_names = add_outliers(settings, labels, staging)
+        found["synthetic"] = add_synthetic(settings, labels, samples, staging)
+        outlier_names = add_auxiliary_outliers(settings, labels, staging)
         audit.write(METRICS, found, samples, labels, dataset)
         audit.refuse_bad_data(found, dataset.problems, settings.preprocess, METRICS)
-        samples[prepared.COLUMNS].to_csv(staging / prepared.SAMPLES, index=False)
-        labels.to_csv(staging / prepared.LABELS, index=False)
+        samples[arrays.COLUMNS].to_csv(staging / arrays.SAMPLES, index=False)
+        labels.to_csv(staging / arrays.LABELS, index=False)
         split = settings.preprocess.split
-        prepared.describe(staging, settings.dataset, settings.images, split, outlier_names)
-        shutil.rmtree(prepared.FOLDER, ignore_errors=True)
-        staging.rename(prepared.FOLDER)
+        arrays.describe(staging, settings.dataset, settings.images, split, outlier_names)
+        shutil.rmtree(arrays.FOLDER, ignore_errors=True)
+        staging.rename(arrays.FOLDER)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     print(audit.summary(found))
 
 
 def decode_all(
-    dataset: datasets.Dataset, settings: params.ImageSettings, path: Path
+    dataset: layouts.Dataset, settings: params.ImageSettings, path: Path
 ) -> tuple[pd.DataFrame, npt.NDArray[np.uint8]]:
     """Write all images into one .npy file; returns the samples and their thumbnails."""
     samples = dataset.table.copy()
@@ -79,7 +80,7 @@ def decode_all(
     digests: list[str] = []
     shapes = np.zeros((len(samples), 2), np.int64)
     first_byte = _create(path, (len(samples), *_shape(settings)))
-    # Where the set names its tracks, thumbnails are not compared: see audit.divide.
+    # Where the set names its tracks, thumbnails are not compared: see audit.assign_splits.
     start = (dataset.folder, settings, not audit.has_tracks(samples), path, first_byte)
     with progress.bar(len(samples), "preprocess", " images") as bar:
         for decoded in ordered_map(_decode_chunk, _chunks(samples), _open_dataset, start):
@@ -95,7 +96,7 @@ def decode_all(
     return samples, thumbnails
 
 
-def add_drawn(
+def add_synthetic(
     settings: params.Params, labels: pd.DataFrame, samples: pd.DataFrame, staging: Path
 ) -> dict[str, int]:
     """Write drawn photos of the set's classes, matched by name: they train beside the photos.
@@ -108,53 +109,55 @@ def add_drawn(
     Raises:
         DatasetError: the drawn photos are missing or damaged.
     """
-    images_file, labels_file = staging / prepared.DRAWN_IMAGES, staging / prepared.DRAWN_LABELS
-    if settings.dataset == SYNTHETIC or not settings.train.recipe.drawn:
+    images_file, labels_file = staging / arrays.SYNTHETIC_IMAGES, staging / arrays.SYNTHETIC_LABELS
+    if settings.dataset == SYNTHETIC or not settings.train.recipe.synthetic_share:
         _create(images_file, (0, *_shape(settings.images)))
         np.save(labels_file, np.empty(0, np.int64))
         return {"photos": 0, "classes": 0}
-    drawn = datasets.read(SYNTHETIC)
+    drawn = layouts.read(SYNTHETIC)
     names = labels["Name"].str.casefold()
     names = names[~names.duplicated(keep=False)]  # nobody can tell which of two is meant
     label_of = {name: label for label, name in names.items()}
     drawn.table["label"] = drawn.table["class_id"].map(drawn.names).str.casefold().map(label_of)
     drawn.table = drawn.table[drawn.table["label"].notna()]
-    decoded = _decode_drawn(drawn, settings.images, images_file)
+    decoded = _decode_synthetic(drawn, settings.images, images_file)
     held_out = samples["digest"][samples["split"].isin([splits.VALIDATION, splits.TEST])]
     twins = decoded["digest"].isin(held_out).to_numpy()
     if twins.any():
         np.save(images_file, np.load(images_file)[~twins])
-    drawn_labels = decoded["label"][~twins].to_numpy(np.int64)
-    np.save(labels_file, drawn_labels)
-    return {"photos": len(drawn_labels), "classes": len(np.unique(drawn_labels))}
+    synthetic_labels = decoded["label"][~twins].to_numpy(np.int64)
+    np.save(labels_file, synthetic_labels)
+    return {"photos": len(synthetic_labels), "classes": len(np.unique(synthetic_labels))}
 
 
-def add_outliers(settings: params.Params, labels: pd.DataFrame, staging: Path) -> list[str]:
+def add_auxiliary_outliers(
+    settings: params.Params, labels: pd.DataFrame, staging: Path
+) -> list[str]:
     """Write drawn photos of what is none of the set's classes; returns the names of what it is.
 
     Raises:
         DatasetError: they are missing or damaged.
     """
-    path = staging / prepared.OUTLIERS
-    if not settings.train.recipe.outliers:
+    path = staging / arrays.OUTLIERS
+    if not settings.train.recipe.auxiliary_outlier_share:
         _create(path, (0, *_shape(settings.images)))
         return []
-    outliers = datasets.read(OUTLIERS)
+    outliers = layouts.read(OUTLIERS)
     # Any folder may hold a class that the label sets' authors thought of as another's.
     own = set(labels["Name"].str.casefold())
     names = outliers.table["class_id"].map(outliers.names)
     strange = ~names.str.casefold().isin(own)
     outliers.table = outliers.table[strange]
-    _decode_drawn(outliers, settings.images, path)
+    _decode_synthetic(outliers, settings.images, path)
     return sorted(names[strange].unique())
 
 
-def _decode_drawn(
-    drawn: datasets.Dataset, settings: params.ImageSettings, path: Path
+def _decode_synthetic(
+    drawn: layouts.Dataset, settings: params.ImageSettings, path: Path
 ) -> pd.DataFrame:
     decoded, _ = decode_all(drawn, settings, path)
     if drawn.problems:
-        raise datasets.DatasetError(
+        raise layouts.DatasetError(
             f"{drawn.folder} is damaged ({': '.join(drawn.problems[0])}). "
             "Run `dvc repro -f synthesize`."
         )
@@ -190,7 +193,7 @@ def _open_dataset(
 ) -> None:
     cv2.setNumThreads(1)
     _worker.update(
-        reader=datasets.Reader(folder),
+        reader=layouts.Reader(folder),
         settings=settings,
         compare=compare,
         file=path.open("r+b"),
@@ -219,7 +222,7 @@ def _decode_chunk(chunk: Chunk) -> Decoded:
                 if isinstance(content, Exception):
                     raise content
                 image = images.decode(content)
-                fitted[row] = images.fit(image, settings, places[start + row])
+                fitted[row] = images.crop_and_resize(image, settings, places[start + row])
             except (images.ImageError, OSError, zipfile.BadZipFile) as error:
                 result.problems.append((file, str(error)))
                 result.digests.append("")
@@ -232,7 +235,7 @@ def _decode_chunk(chunk: Chunk) -> Decoded:
             pixels = xxhash.xxh3_128_hexdigest(image.data)
             result.digests.append(f"{width}x{height}-{pixels}")
             result.shapes[start + row] = height, width
-        output.write(images.even_out(fitted, settings).data)
+        output.write(images.equalize(fitted, settings).data)
     output.flush()
     return result
 
@@ -246,7 +249,7 @@ def _read(file: str) -> bytes | Exception:
     return content
 
 
-def _labels(dataset: datasets.Dataset, samples: pd.DataFrame) -> pd.DataFrame:
+def _labels(dataset: layouts.Dataset, samples: pd.DataFrame) -> pd.DataFrame:
     """Number the classes that have a usable image; adds the column `label` to samples."""
     used = sorted(samples.loc[samples["digest"] != "", "class_id"].unique())
     samples["label"] = samples["class_id"].map({c: i for i, c in enumerate(used)}).fillna(-1)

@@ -4,8 +4,8 @@
 
 Writes data/synthetic/images.zip with <class id>/<index>.jpg, labels.csv beside it, and
 metrics/synthesize/contact_sheet.png, which shows a few photos of each class. In the same way
-data/outliers, signs of the other label sets and no sign at all, from which a network learns its
-limits, and data/strangers, signs of other classes than those, to see whether it did.
+data/auxiliary_outliers, signs of the other label sets and no sign at all, from which a network learns its
+limits, and data/ood, signs of other classes than those, to see whether it did.
 """
 
 import csv
@@ -20,15 +20,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from signs import datasets, progress, synthetic
+from signs import progress
+from signs.data import layouts
+from signs.data.images import Image, decode
 from signs.errors import run_stage
-from signs.images import Image, decode
 from signs.parallel import ordered_map
 from signs.params import Synthesize, load
+from signs.synthesis import render
 
 ARCHIVE = Path("data/synthetic/images.zip")
-STRANGERS = Path("data/strangers/images.zip")
-OUTLIERS = Path("data/outliers/images.zip")
+OOD = Path("data/ood/images.zip")
+OUTLIERS = Path("data/auxiliary_outliers/images.zip")
 CONTACT_SHEET = Path("metrics/synthesize/contact_sheet.png")
 # Images for one task: enough that handing tasks out costs nothing, few enough for the bar to move.
 CHUNK = 100
@@ -47,7 +49,7 @@ SHEET_SIDE = 48
 def synthesize() -> None:
     """Render `images_per_class` photos of every class, on all cores."""
     settings = load()
-    labels = synthetic.label_set(settings.dataset)
+    labels = render.label_set(settings.dataset)
     write_set(ARCHIVE, settings.synthesize, all_classes(labels), _names(labels))
     for archive, (drawn, classes, names) in others(settings.synthesize, labels).items():
         write_set(archive, drawn, classes, names)
@@ -59,7 +61,7 @@ def synthesize() -> None:
 
 def all_classes(labels: str) -> Classes:
     """The classes of a label set that have drawings."""
-    return {class_id: (labels, class_id) for class_id in synthetic.drawings(labels)}
+    return {class_id: (labels, class_id) for class_id in render.templates_of(labels)}
 
 
 def others(
@@ -77,14 +79,14 @@ def others(
     known = {name.casefold() for name in _names(labels).values()}
     strange = [
         ((other, class_id), name)
-        for other in synthetic.other_label_sets(labels)
+        for other in render.other_label_sets(labels)
         for class_id, name in _names(other).items()
         if name.casefold() not in known
     ]
-    chosen = {OUTLIERS: [((labels, synthetic.NO_SIGN), "No sign")], STRANGERS: []}
+    chosen = {OUTLIERS: [((labels, render.NO_SIGN), "No sign")], OOD: []}
     for place, drawing in enumerate(strange):
-        chosen[OUTLIERS if place // FAMILY % 2 == 0 else STRANGERS].append(drawing)
-    counts = {OUTLIERS: settings.outliers_per_class, STRANGERS: settings.strangers_per_class}
+        chosen[OUTLIERS if place // FAMILY % 2 == 0 else OOD].append(drawing)
+    counts = {OUTLIERS: settings.auxiliary_outliers_per_class, OOD: settings.ood_per_class}
     # Another seed: with the same one, they would be training photos with another sign.
     seed = settings.seed + 2**31
     return {
@@ -107,7 +109,7 @@ def write_set(archive: Path, settings: Synthesize, classes: Classes, names: dict
 
 
 def _names(labels: str) -> dict[int, str]:
-    with (datasets.LABELS / f"{labels}.csv").open(encoding="utf-8", newline="") as file:
+    with (layouts.LABELS / f"{labels}.csv").open(encoding="utf-8", newline="") as file:
         return {int(row["ClassId"]): row["Name"] for row in csv.DictReader(file)}
 
 
@@ -144,7 +146,7 @@ def _one_thread() -> None:
 
 def _render(settings: Synthesize, classes: Classes, task: tuple[int, range]) -> list[bytes]:
     labels, class_id = classes[task[0]]
-    return [synthetic.render(settings, labels, class_id, index) for index in task[1]]
+    return [render.render(settings, labels, class_id, index) for index in task[1]]
 
 
 def _member(name: str) -> zipfile.ZipInfo:
@@ -175,7 +177,7 @@ def contact_sheet(archive_path: Path, labels: str) -> bytes:
         cells = [
             _cell(
                 f"{class_id}  {names.get(class_id, '')}",
-                synthetic.rasterize(synthetic.drawings(labels)[class_id][0], SHEET_SIDE),
+                render.rasterize(render.templates_of(labels)[class_id][0], SHEET_SIDE),
                 [archive.read(member) for member in found[:SHEET_PHOTOS]],
             )
             for class_id, found in members.items()

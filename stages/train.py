@@ -22,27 +22,26 @@ import tensorflow as tf
 from dvclive.live import Live
 from tqdm import tqdm
 
-from signs import (
-    augment,
-    calibration,
-    classifier,
-    diagrams,
-    export,
-    machine,
-    networks,
-    params,
-    prepared,
-    resume,
-)
+from signs import machine, params
+from signs.data import arrays
 from signs.errors import UserError, run_stage
+from signs.evaluation import calibration
+from signs.inference import classifier
 from signs.progress import bar
+from signs.reporting import plots
+from signs.training import augment, checkpoint, export, networks
 
 METRICS = Path("metrics/train")
 KERAS_MODEL = Path("models/model.keras")
 # What determines the course of a training, besides data and parameters.
 CODE = [
     Path(__file__).parent.parent / path
-    for path in ("signs/augment.py", "signs/calibration.py", "signs/networks.py", "stages/train.py")
+    for path in (
+        "signs/training/augment.py",
+        "signs/evaluation/calibration.py",
+        "signs/training/networks.py",
+        "stages/train.py",
+    )
 ]
 
 TIMING = Path("metrics/timing.json")
@@ -66,11 +65,11 @@ class Progress:
 def train() -> None:
     """Train the chosen network on the prepared images; export its best epoch."""
     settings = params.load()
-    data = prepared.load()
+    data = arrays.load()
     keras.utils.set_random_seed(settings.train.seed)
     tf.config.experimental.enable_op_determinism()
     network = settings.train.network
-    state = resume.folder(
+    state = checkpoint.folder(
         network,
         settings.train.seed,
         settings.train.devices,
@@ -93,7 +92,7 @@ def train() -> None:
         Training(model, progress, data, settings.train, state, live).run()
     _export(model, data, settings)
     _write_timing(progress, settings.train.recipe)
-    resume.discard(state)
+    checkpoint.discard(state)
 
 
 def scope(devices: int) -> AbstractContextManager[Any]:
@@ -118,7 +117,7 @@ def scope(devices: int) -> AbstractContextManager[Any]:
     return context
 
 
-def build(network: str, data: prepared.Prepared, recipe: params.Recipe) -> keras.Model:
+def build(network: str, data: arrays.Prepared, recipe: params.Recipe) -> keras.Model:
     """The untrained network, compiled with the recipe's optimizer, schedule and loss."""
     size, channels = data.images.shape[1], data.images.shape[3]
     model = networks.NETWORKS[network](size, channels, len(data.labels))
@@ -153,13 +152,13 @@ class Accuracy(keras.metrics.CategoricalAccuracy):  # type: ignore[misc]
         return super().update_state(y_true, y_pred, one_hot)
 
 
-class EpochDrawer:
+class EpochSampler:
     """Draws what each epoch trains on: a function of seed and epoch alone.
 
     So an epoch after a resumed training sees the same images in the same order.
     """
 
-    def __init__(self, data: prepared.Prepared, recipe: params.Recipe, seed: int) -> None:
+    def __init__(self, data: arrays.Prepared, recipe: params.Recipe, seed: int) -> None:
         self._data, self._recipe, self._seed = data, recipe, seed
         self._rows = data.rows("train")
         self._labels = data.samples["label"].to_numpy()[self._rows]
@@ -169,12 +168,12 @@ class EpochDrawer:
         self._targets = np.vstack([np.eye(classes), np.full(classes, 1 / classes)]).astype("f4")
         self._count = recipe.steps_per_epoch * recipe.batch_size
         # Were the share the same with drawings of few classes, those would swamp the epoch.
-        share = len(np.unique(data.drawn_labels)) / len(data.labels)
-        self._count_drawn = round(recipe.drawn * share * self._count)
+        share = len(np.unique(data.synthetic_labels)) / len(data.labels)
+        self._synthetic_count = round(recipe.synthetic_share * share * self._count)
         # Where no photo of a class is drawn, drawn outliers would teach what a drawing looks like.
         share = 1 if data.dataset == "synthetic" else share
-        outliers = recipe.outliers * share if len(data.outliers) else 0
-        self._count_outliers = round(outliers * self._count)
+        outliers = recipe.auxiliary_outlier_share * share if len(data.auxiliary_outliers) else 0
+        self._outlier_count = round(outliers * self._count)
 
     def draw(self, epoch: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
         """Augmented images, uint8 (n, size, size, channels), and targets (n, classes).
@@ -183,17 +182,19 @@ class EpochDrawer:
         """
         rng = np.random.default_rng([self._seed, epoch])
         data, balance = self._data, self._recipe.balance
-        count = self._count - self._count_drawn - self._count_outliers
-        chosen = augment.draw_epoch(self._labels, count, balance, rng)
+        count = self._count - self._synthetic_count - self._outlier_count
+        chosen = augment.sample_epoch(self._labels, count, balance, rng)
         images, labels = [data.images[self._rows[chosen]]], [self._labels[chosen]]
-        if self._count_drawn:
-            chosen = augment.draw_epoch(data.drawn_labels, self._count_drawn, balance, rng)
-            images.append(data.drawn_images[chosen])
-            labels.append(data.drawn_labels[chosen])
-        if self._count_outliers:
-            chosen = rng.integers(len(data.outliers), size=self._count_outliers)
-            images.append(data.outliers[chosen])
-            labels.append(np.full(self._count_outliers, -1))
+        if self._synthetic_count:
+            chosen = augment.sample_epoch(
+                data.synthetic_labels, self._synthetic_count, balance, rng
+            )
+            images.append(data.synthetic_images[chosen])
+            labels.append(data.synthetic_labels[chosen])
+        if self._outlier_count:
+            chosen = rng.integers(len(data.auxiliary_outliers), size=self._outlier_count)
+            images.append(data.auxiliary_outliers[chosen])
+            labels.append(np.full(self._outlier_count, -1))
         order = rng.permutation(self._count)
         mixed = augment.augment(np.concatenate(images)[order], self._recipe.augment, rng)
         return mixed, self._targets[np.concatenate(labels)[order]]
@@ -228,14 +229,14 @@ class Training:
         self,
         model: keras.Model,
         progress: Progress,
-        data: prepared.Prepared,
+        data: arrays.Prepared,
         settings: params.Train,
         state: Path,
         live: Live,
     ) -> None:
         self._model, self._progress, self._settings = model, progress, settings
         self._recipe, self._state, self._live = settings.recipe, state, live
-        self._drawer = EpochDrawer(data, settings.recipe, settings.seed)
+        self._drawer = EpochSampler(data, settings.recipe, settings.seed)
         # Fitting leaves a part of the cores idle: enough to draw the next epoch meanwhile.
         self._helper = ThreadPoolExecutor(1)
         self._drawn = self._helper.submit(self._drawer.draw, progress.epoch)
@@ -249,7 +250,7 @@ class Training:
         while self._progress.epoch < self._recipe.epochs:
             self.run_epoch()
         self._line.close()
-        newest = resume.latest(self._state)
+        newest = checkpoint.latest(self._state)
         assert newest is not None
         self._model.load_weights(newest[1] / BEST_WEIGHTS)
         self._live.summary["parameters"] = self._model.count_params()
@@ -336,7 +337,7 @@ def predict(model: keras.Model, images: npt.NDArray[np.uint8]) -> npt.NDArray[np
     return logits
 
 
-def _validation_rows(data: prepared.Prepared, recipe: params.Recipe) -> npt.NDArray[np.int64]:
+def _validation_rows(data: arrays.Prepared, recipe: params.Recipe) -> npt.NDArray[np.int64]:
     """The validation images that are looked at after each epoch: the same ones each time."""
     rows = data.rows("validation")
     if len(rows) <= recipe.validation_images:
@@ -354,7 +355,7 @@ def _reseed_dropout(model: keras.Model, seed: int, epoch: int) -> None:
 
 def _store(model: keras.Model, progress: Progress, better: bool, state: Path) -> None:
     """Keep all that the next epoch needs: model with optimizer, best weights, metrics."""
-    before = resume.latest(state)
+    before = checkpoint.latest(state)
 
     def write(folder: Path) -> None:
         model.save(folder / STATE_MODEL)
@@ -365,12 +366,12 @@ def _store(model: keras.Model, progress: Progress, better: bool, state: Path) ->
         shutil.copytree(METRICS, folder / "metrics")
         (folder / PROGRESS).write_text(json.dumps(asdict(progress)), encoding="utf-8")
 
-    resume.save(state, progress.epoch, write)
+    checkpoint.save(state, progress.epoch, write)
 
 
 def _restore(state: Path) -> tuple[keras.Model | None, Progress]:
     """Model and progress of an unfinished training; brings its metrics back, too."""
-    found = resume.latest(state)
+    found = checkpoint.latest(state)
     if found is None:
         return None, Progress()
     _, folder = found
@@ -380,7 +381,7 @@ def _restore(state: Path) -> tuple[keras.Model | None, Progress]:
     return keras.models.load_model(folder / STATE_MODEL), progress
 
 
-def _export(model: keras.Model, data: prepared.Prepared, settings: params.Params) -> None:
+def _export(model: keras.Model, data: arrays.Prepared, settings: params.Params) -> None:
     """Write the Keras model, and the classifier with temperature and thresholds."""
     rows = data.rows("validation")
     labels = data.samples["label"].to_numpy()[rows]
@@ -397,13 +398,15 @@ def _export(model: keras.Model, data: prepared.Prepared, settings: params.Params
         names=data.labels["Name"].tolist(),
         settings=data.settings,
         temperature=temperature,
-        threshold=calibration.choose_threshold(confidence, correct, settings.train.precision),
-        energy_threshold=calibration.accepting_threshold(energy, settings.train.accepted),
+        threshold=calibration.precision_threshold(
+            confidence, correct, settings.train.target_precision
+        ),
+        energy_threshold=calibration.coverage_threshold(energy, settings.train.target_coverage),
         provenance={
             "commit": export.code_commit(),
             "dataset": data.dataset,
             "data": data.digest,
-            "outliers": data.outlier_names,
+            "auxiliary_outliers": data.outlier_names,
             "params": {
                 "split": data.split.model_dump(),
                 "network": settings.train.network,
@@ -430,7 +433,7 @@ def _export(model: keras.Model, data: prepared.Prepared, settings: params.Params
         }
     )
     curves.insert(0, "epoch", range(1, len(curves) + 1))
-    diagrams.draw_curves(curves, METRICS / "curves.png")
+    plots.plot_curves(curves, METRICS / "curves.png")
 
 
 def _write_timing(progress: Progress, recipe: params.Recipe) -> None:

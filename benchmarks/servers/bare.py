@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from signs import images
-from signs.classifier import Classifier
+from signs.data import images
+from signs.inference.classifier import Classifier
 
 classifier = Classifier(Path(os.environ["CLASSIFIER"]), threads=1)
 classifier.logits(np.zeros((1, *classifier.input_shape), np.uint8))
@@ -21,7 +21,7 @@ async def predict(request: Request) -> Response:
     photo = images.decode(await request.body())
     row = classifier.probabilities(classifier.prepare([photo]))[0]
     best = int(row.argmax())
-    about = classifier.about
+    about = classifier.metadata
     return JSONResponse(
         {
             "prediction": about.class_ids[best],

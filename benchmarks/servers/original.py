@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from flask import Flask, Response, jsonify, request
 
-from signs import networks
+from signs.training import networks
 
 CLASSES = 43
 app = Flask(__name__)

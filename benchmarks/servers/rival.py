@@ -8,7 +8,7 @@ import bentoml
 import numpy as np
 from PIL.Image import Image
 
-from signs.classifier import About
+from signs.inference.classifier import Metadata
 
 
 @bentoml.service(name="rival")
@@ -19,21 +19,21 @@ class Rival:
         import keras
 
         folder = Path(os.environ["CLASSIFIER"])
-        self.about = About.model_validate_json((folder / "classifier.json").read_bytes())
+        self.metadata = Metadata.model_validate_json((folder / "classifier.json").read_bytes())
         self.model = keras.saving.load_model(folder.parent / "model.keras")
-        size = self.about.images.size
+        size = self.metadata.images.size
         self.model(np.zeros((1, size, size, 3), np.float32))
 
     @bentoml.api  # type: ignore[untyped-decorator]
     def predict(self, image: Image) -> dict[str, Any]:
         """Class and probability."""
-        size = self.about.images.size
+        size = self.metadata.images.size
         pixels = np.asarray(image.convert("RGB").resize((size, size)), np.float32)
         logits = np.asarray(self.model(pixels[None]))[0].astype(np.float64)
         exponentials = np.exp(logits - logits.max())
         best = int(logits.argmax())
         return {
-            "prediction": self.about.class_ids[best],
-            "name": self.about.names[best],
+            "prediction": self.metadata.class_ids[best],
+            "name": self.metadata.names[best],
             "confidence": float(exponentials[best] / exponentials.sum()),
         }

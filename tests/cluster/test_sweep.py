@@ -69,7 +69,7 @@ def test_a_host_with_another_package_gets_no_trial(cluster: Cluster) -> None:
         "sh", "-c", f"cat > {name}", text="Metadata-Version: 2.1\nName: keras\nVersion: 3.0.0\n"
     )
     join_ray(worker, head, PYTHONPATH=f"{TEMP}/other")
-    connect = "from signs.cluster import Cluster; Cluster('no address', 'no commit', 1)"
+    connect = "from signs.scale.cluster import Cluster; Cluster('no address', 'no commit', 1)"
     variables = [f"RAY_ADDRESS={head.address}:{RAY_PORT}", f"PYTHONPATH={ROOT}"]
     driver = head.start("env", "-C", ROOT, *variables, "python", "-c", connect)
     assert driver.wait(180) == 1
@@ -92,7 +92,7 @@ def test_hosts_die_and_every_trial_is_there_once(
     do(head, "git", "add", "--all")
     do(head, "git", "commit", "--quiet", "--message", "Share by S3")
     sweep = ["env", "-C", FOLDER, f"RAY_ADDRESS={head.address}:{RAY_PORT}"]
-    sweep += ["python", "-m", "signs.sweep", "sweeps/tiny.yaml", "--ray"]
+    sweep += ["python", "-m", "signs.scale.sweep", "sweeps/tiny.yaml", "--ray"]
 
     assert head.start(*sweep).wait(120) == 1
     assert "to origin first" in head.log()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-LABELS = Path(__file__).parents[2] / "signs" / "labels"
+LABELS = Path(__file__).parents[2] / "signs/data/labels"
 
 
 def _rows(name: str) -> list[dict[str, str]]:

@@ -10,8 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from signs import audit, datasets, images, splits
-from signs.datasets import Dataset
+from signs.data import audit
+from signs.data import layouts
+from signs.data import images
+from signs.data import splits
+from signs.data.layouts import Dataset
 from signs.params import ImageSettings, Split, load
 
 ROOT = Path(__file__).parents[2]
@@ -41,8 +44,8 @@ class Signs:
 def signs() -> Signs:
     """The set, each photo decoded once."""
     present("signs")
-    dataset = datasets.read("signs", DATA)
-    reader = datasets.Reader(dataset.folder)
+    dataset = layouts.read("signs", DATA)
+    reader = layouts.Reader(dataset.folder)
     samples = dataset.table.copy()
     photos = [images.decode(reader.read(file)) for file in samples["file"]]
     samples["digest"] = [
@@ -55,8 +58,8 @@ def signs() -> Signs:
 
 def divided(signs: Signs, settings: Split) -> pd.DataFrame:
     samples = signs.samples.copy()
-    assert audit.mark_contradictions(samples) == []
-    audit.divide(samples, signs.thumbnails, settings)
+    assert audit.find_label_conflicts(samples) == []
+    audit.assign_splits(samples, signs.thumbnails, settings)
     return samples
 
 
@@ -83,7 +86,7 @@ def test_signs_has_each_photo_several_times(signs: Signs) -> None:
 def test_random_split_of_signs_leaks(signs: Signs) -> None:
     samples = divided(signs, SPLIT.model_copy(update={"group": "none"}))
     split, digests = samples["split"].to_numpy(str), samples["digest"].to_numpy(str)
-    leaked = splits.count_twins(split, digests)
+    leaked = splits.count_shared(split, digests)
     for name in (splits.VALIDATION, splits.TEST):
         assert leaked[name] / (split == name).sum() > 0.8
     assert (split != splits.UNUSED).all()
@@ -93,9 +96,9 @@ def test_leak_free_split_of_signs(signs: Signs, leak_free: pd.DataFrame) -> None
     split = leak_free["split"].to_numpy(str)
     nothing = {splits.VALIDATION: 0, splits.TEST: 0}
     for column in ("digest", "group"):
-        assert splits.count_twins(split, leak_free[column].to_numpy().astype(str)) == nothing
+        assert splits.count_shared(split, leak_free[column].to_numpy().astype(str)) == nothing
     labels = leak_free["label"].to_numpy()
-    near = splits.count_near_twins(split, signs.thumbnails, labels, SPLIT.similarity)
+    near = splits.count_near_duplicates(split, signs.thumbnails, labels, SPLIT.similarity)
     assert near == nothing
     # Each distinct photo is used once.
     used = leak_free[split != splits.UNUSED]
@@ -125,7 +128,7 @@ def test_shares_of_signs(leak_free: pd.DataFrame) -> None:
 @pytest.fixture(scope="module")
 def gtsrb() -> Dataset:
     present("gtsrb")
-    return datasets.read("gtsrb", DATA)
+    return layouts.read("gtsrb", DATA)
 
 
 @pytest.fixture(scope="module")
@@ -154,9 +157,9 @@ def test_tracks_never_cross_a_split(training: pd.DataFrame) -> None:
     tracks = training["track"].to_numpy(str)
     group = splits.groups(len(tracks), splits.same_value_pairs(tracks))
     split = splits.assign(training["class_id"].to_numpy(), group, SPLIT)
-    assert splits.count_twins(split, tracks) == {splits.VALIDATION: 0, splits.TEST: 0}
+    assert splits.count_shared(split, tracks) == {splits.VALIDATION: 0, splits.TEST: 0}
     at_random = splits.assign(training["class_id"].to_numpy(), np.arange(len(tracks)), SPLIT)
-    assert splits.count_twins(at_random, tracks)[splits.TEST] > 3_000
+    assert splits.count_shared(at_random, tracks)[splits.TEST] > 3_000
     for name in splits.SPLITS:
         assert set(training["class_id"][split == name]) == set(range(43)), name
     assert (split == splits.TEST).mean() == pytest.approx(0.1, abs=0.03)
@@ -179,7 +182,7 @@ def test_red_signs_of_gtsrb_lie_within_their_regions(
 ) -> None:
     """Stop and no entry are red: the region holds more of it than what lies around."""
     settings = ImageSettings(size=32, color="rgb", contrast="none", margin=0.0)
-    reader = datasets.Reader(gtsrb.folder)
+    reader = layouts.Reader(gtsrb.folder)
     inside, outside = [], []
     rows = training[training["class_id"] == class_id].iloc[7::30]
     for row in rows.itertuples():
@@ -206,7 +209,7 @@ def redness(image: np.ndarray) -> np.ndarray:
 def test_prepared_signs_of_gtsrb_fill_the_picture(gtsrb: Dataset, training: pd.DataFrame) -> None:
     """The yellow diamond of a priority road touches the middle of each side, not the corners."""
     settings = ImageSettings(size=32, color="rgb", contrast="none", margin=0.0)
-    reader = datasets.Reader(gtsrb.folder)
+    reader = layouts.Reader(gtsrb.folder)
     rows = training[training["class_id"] == 12].iloc[29::30]
     mean = np.mean(
         [
@@ -232,8 +235,8 @@ def test_prepared_signs_of_gtsrb_fill_the_picture(gtsrb: Dataset, training: pd.D
 def test_archive_of_gtsrb_is_read_as_zipfile_reads_it(
     gtsrb: Dataset, training: pd.DataFrame
 ) -> None:
-    reader = datasets.Reader(gtsrb.folder)
-    with zipfile.ZipFile(gtsrb.folder / datasets.GTSRB_TRAINING) as archive:
+    reader = layouts.Reader(gtsrb.folder)
+    with zipfile.ZipFile(gtsrb.folder / layouts.GTSRB_TRAINING) as archive:
         for file in training["file"].iloc[::1001]:
-            member = file.removeprefix(f"{datasets.GTSRB_TRAINING}/")
+            member = file.removeprefix(f"{layouts.GTSRB_TRAINING}/")
             assert reader.read(file) == archive.read(member)

@@ -25,14 +25,14 @@ CLASSES, PHOTOS = 4, 12
 TINY = {
     "dataset": "tiny",
     "synthesize.images_per_class": 2,
-    "synthesize.strangers_per_class": 2,
-    "synthesize.outliers_per_class": 2,
+    "synthesize.ood_per_class": 2,
+    "synthesize.auxiliary_outliers_per_class": 2,
     "preprocess.images.compact.size": 16,
     "preprocess.split.folds": PHOTOS,
     "train.compact.epochs": 4,
     "train.compact.steps_per_epoch": 4,
     "train.compact.batch_size": 8,
-    "train.compact.drawn": 0.0,
+    "train.compact.synthetic_share": 0.0,
 }
 
 # Every Python that starts notes its command, and whether it asks for TensorFlow.

@@ -282,7 +282,7 @@ def test_bad_parameters_of_an_experiment(project):
 def test_a_loss_that_is_no_number(blank, tmp_path):
     project = blank.copy(tmp_path / "clone")
     # The learning rates that params.yaml may hold do not get there on so few photos.
-    networks = project.path("signs/networks.py")
+    networks = project.path("signs/training/networks.py")
     code = networks.read_text(encoding="utf-8")
     assert "Rescaling(1 / 127.5" in code
     networks.write_text(code.replace("Rescaling(1 / 127.5", "Rescaling(1e38"), encoding="utf-8")

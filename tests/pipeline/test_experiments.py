@@ -47,7 +47,7 @@ def test_an_experiment_and_a_queued_sweep_over_two_parameters(done, stages_in):
 
     try:
         done.dvc(
-            *("exp", "run", "--queue", "-S", "train.seed=2,3", "-S", "evaluate.gallery=4,5")
+            *("exp", "run", "--queue", "-S", "train.seed=2,3", "-S", "evaluate.mistakes_shown=4,5")
         ).succeeds()
         work_off_the_queue(done)
     finally:

@@ -1,4 +1,4 @@
-"""`python -m signs.gate`, which `make gate` runs, in a project whose pipeline has run."""
+"""`python -m signs.operations.gate`, which `make gate` runs, in a project whose pipeline has run."""
 
 import json
 
@@ -7,15 +7,15 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 LENIENT = {
-    "gate.ece": 1.0,
-    "gate.class_photos": 1,
+    "gate.max_ece": 1.0,
+    "gate.min_class_photos": 1,
     "gate.significance": 0.1,
-    "gate.slower": 10.0,
+    "gate.max_latency_ratio": 10.0,
 }
 
 
 def gate(project, champion="HEAD"):
-    return project.run("python", "-m", "signs.gate", "--champion", champion)
+    return project.run("python", "-m", "signs.operations.gate", "--champion", champion)
 
 
 def checks(project):
@@ -64,8 +64,8 @@ def test_a_worse_one_is_refused(done):
 @pytest.mark.parametrize(
     ("limit", "check"),
     [
-        ({"gate.megabytes": 0.001}, "size"),
-        ({"gate.ece": 0.0}, "calibration"),
+        ({"gate.max_model_mb": 0.001}, "size"),
+        ({"gate.max_ece": 0.0}, "calibration"),
     ],
 )
 def test_each_limit_refuses(done, limit, check):
@@ -88,7 +88,7 @@ def test_a_leak_and_unusable_files_refuse(done):
 
 def test_another_split_is_noted(done):
     done.commit("The champion")
-    done.set(**LENIENT | {"preprocess.split.seed": 7, "evaluate.elsewhere_photos": 0})
+    done.set(**LENIENT | {"preprocess.split.seed": 7, "evaluate.external_photos": 0})
     done.dvc("repro").succeeds()
     gate(done)
     assert "may have trained on some of them" in done.path("gate.md").read_text()

@@ -104,7 +104,7 @@ def test_ctrl_c_while_tensorflow_is_loaded(done):
 
 
 def test_ctrl_c_while_evaluating(done):
-    done.set(**{"evaluate.gallery": 5})
+    done.set(**{"evaluate.mistakes_shown": 5})
     running = done.start("dvc", "repro")
     running.wait_until(lambda: "evaluate:   0%" in running.text)
     interrupt(done, "evaluate", running)

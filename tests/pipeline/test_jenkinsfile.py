@@ -34,10 +34,10 @@ ROOT = Path(__file__).parents[2]
 KEY, SECRET, BUCKET = "jenkins", "not-a-secret-but-a-key-of-this-test", "signs"
 AGENT = "traffic-signs-pipeline"
 LENIENT = {
-    "gate.ece": 1.0,
+    "gate.max_ece": 1.0,
     "gate.significance": 0.000001,
-    "gate.recall": 1.0,
-    "gate.slower": 20.0,
+    "gate.max_recall_drop": 1.0,
+    "gate.max_latency_ratio": 20.0,
 }
 
 
@@ -303,7 +303,7 @@ def test_the_agents_image_runs_make(finished: Any, jenkins: Jenkins) -> None:
 @pytest.mark.jenkins
 def test_what_the_gate_refuses_is_not_deployed(jenkins: Jenkins) -> None:
     before, tags = jenkins.served(), jenkins.tags()
-    jenkins.project.set(**{"gate.megabytes": 0.001})
+    jenkins.project.set(**{"gate.max_model_mb": 0.001})
     jenkins.push("Small models only")
     build = jenkins.build()
     assert build.status == 1

@@ -25,7 +25,7 @@ def test_a_first_run_makes_all_outputs(finished, stages_in):
 def test_drawn_photos_train_beside_a_set_of_ones_own(fresh):
     names = "ClassId,Name\n0,Stop\n1,Our own sign\n2,Yield\n3,No entry\n"
     fresh.path("data/tiny/labels.csv").write_text(names)
-    fresh.set(**{"train.compact.drawn": 0.5, "train.compact.epochs": 1})
+    fresh.set(**{"train.compact.synthetic_share": 0.5, "train.compact.epochs": 1})
     said = fresh.dvc("repro", "train").succeeds()
     assert "6 drawn photos of 3 classes train beside them." in said
     audit = json.loads(fresh.path("metrics/preprocess/audit.json").read_text())
@@ -54,7 +54,7 @@ def test_metrics_are_in_range(finished):
     assert "elsewhere" not in metrics  # strangers alone
     assert "committee" not in metrics  # nobody asked for one
     assert 0.05 <= metrics["temperature"] <= 20
-    assert metrics["onnx_agreement"] <= 0.001
+    assert metrics["onnx_max_difference"] <= 0.001
     audit = json.loads(project.path("metrics/preprocess/audit.json").read_text())
     assert audit["files"] == audit["train"] + audit["validation"] + audit["test"] == 48
 
@@ -73,10 +73,10 @@ def test_the_epoch_of_the_least_validation_loss_is_deployed(finished):
 def test_strangers_are_counted(finished):
     project = finished.project
     test = json.loads(project.path("metrics/evaluate/details.json").read_text())["test"]
-    table = pd.read_csv(project.path("metrics/evaluate/strangers.csv"))
+    table = pd.read_csv(project.path("metrics/evaluate/ood.csv"))
     assert table["photos"].sum() == test["strangers"]
     refused = (table["photos"] * table["refused"]).sum() / test["strangers"]
-    assert refused == pytest.approx(test["strangers_refused"], abs=1e-3)
+    assert refused == pytest.approx(test["ood_rejection_rate"], abs=1e-3)
     assert "No sign" not in table["name"].tolist()  # an outlier, so met in training
     assert "Stop" not in table["name"].tolist()  # in both label sets
 
@@ -88,7 +88,7 @@ def test_the_model_card_says_what_was_measured(finished):
     card = project.path("docs/model_card.md").read_text()
     for value in (
         f"{test['accuracy']:.2%} ({test['accuracy_low']:.2%} to {test['accuracy_high']:.2%})",
-        f"AUROC {test['strangers_auroc']:.4f}",
+        f"AUROC {test['ood_auroc']:.4f}",
         f"below a confidence of {about['threshold']:.3f}",
         "48 files, 48 distinct photos",
         "40 train, 4 validation, 4 test",
@@ -127,10 +127,10 @@ def test_another_set_and_a_committee_are_measured_beside(done, write_photos, sta
     done.notes()
     done.set(
         **{
-            "evaluate.elsewhere": "second",
-            "evaluate.elsewhere_photos": 20,
-            "evaluate.committee": ["HEAD"],
-            "evaluate.shifts": 1,
+            "evaluate.external_set": "second",
+            "evaluate.external_photos": 20,
+            "evaluate.ensemble": ["HEAD"],
+            "evaluate.tta_shift": 1,
         }
     )
     done.dvc("repro").succeeds()
@@ -149,8 +149,8 @@ def test_another_set_and_a_committee_are_measured_beside(done, write_photos, sta
         assert f"<h2>{title}</h2>" in report
         assert f"## {title}" in card
 
-    done.set(**{"evaluate.committee": ["nobody"]})
-    done.dvc("repro").fails_with("evaluate.committee: there is no classifier of 'nobody'")
+    done.set(**{"evaluate.ensemble": ["nobody"]})
+    done.dvc("repro").fails_with("evaluate.ensemble: there is no classifier of 'nobody'")
 
 
 def test_the_report_needs_nothing_beside_it(finished):
@@ -185,7 +185,7 @@ def test_nothing_to_do_starts_no_stage_and_imports_no_tensorflow(finished, done,
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("evaluate.gallery", 5, ["evaluate"]),
+        ("evaluate.mistakes_shown", 5, ["evaluate"]),
         ("train.classic.learning_rate", 0.002, []),
         ("preprocess.images.classic.size", 64, []),
         ("train.compact.learning_rate", 0.002, ["train", "evaluate"]),

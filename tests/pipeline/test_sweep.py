@@ -11,8 +11,8 @@ import psutil
 import pytest
 import yaml
 
-from signs import trial
 from signs.errors import UserError
+from signs.scale import trial
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -27,9 +27,9 @@ SWEEP: dict[str, Any] = {
 
 def test_a_killed_sweep_goes_on_and_its_winner_passes_the_gate_or_not(done):
     # Four photos prove nothing about calibration, nor a busy machine about time.
-    done.set(**{"gate.ece": 1.0, "gate.slower": 1000.0, "gate.megabytes": 0.1})
+    done.set(**{"gate.max_ece": 1.0, "gate.max_latency_ratio": 1000.0, "gate.max_model_mb": 0.1})
     done.path("sweeps/tiny.yaml").write_text(yaml.safe_dump(SWEEP))
-    command = ("python", "-m", "signs.sweep", "sweeps/tiny.yaml")
+    command = ("python", "-m", "signs.scale.sweep", "sweeps/tiny.yaml")
     done.run(*command).fails_with("Commit or remove", "sweeps/tiny.yaml")
     done.commit("Describe a sweep")
     done.run(*command, "--push").fails_with("origin")
@@ -78,7 +78,7 @@ def test_a_killed_sweep_goes_on_and_its_winner_passes_the_gate_or_not(done):
     done.run(*command, "--promote").fails_with("is not promoted", "REFUSED")
     assert not done.run("git", "status", "--porcelain").succeeds()
     assert done.run("git", "rev-parse", "HEAD").text == before
-    done.set(**{"gate.megabytes": 100.0})
+    done.set(**{"gate.max_model_mb": 100.0})
     done.commit("Allow larger models")
     done.run(*command, "--promote").succeeds()
     assert "settings of trial tiny-00" in done.run("git", "log", "-1", "--format=%s").text

@@ -9,11 +9,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def verify(project):
-    return project.run("python", "-m", "signs.verify")
+    return project.run("python", "-m", "signs.operations.reproduce")
 
 
 def changes(project, *arguments):
-    return project.run("python", "-m", "signs.changes", *arguments)
+    return project.run("python", "-m", "signs.operations.diff", *arguments)
 
 
 def edit(path: Path, change):
@@ -32,7 +32,7 @@ def test_what_comes_out_again_is_verified_byte_for_byte(done):
 
 def test_a_forgotten_run_is_named(done):
     done.set(**{"train.compact.epochs": 3})
-    file = done.path("signs/augment.py")
+    file = done.path("signs/training/augment.py")
     file.write_text(file.read_text() + "\n# Another.\n")
     done.commit("Changed, but not run")
     verify(done).fails_with("dvc.lock is not of this commit", "train was run with another")

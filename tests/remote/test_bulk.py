@@ -19,13 +19,15 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.service.conftest import free_port, photo, wait_until, write_classifier
 
 from signs import __main__ as command_line
-from signs import bulk, datasets, params
+from signs import params
+from signs.data import layouts
 from signs.errors import UserError
 from signs.params import ImageSettings
+from signs.scale import bulk
 from stages import preprocess
-from tests.service.conftest import free_port, photo, wait_until, write_classifier
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -177,7 +179,7 @@ def test_tensors_are_those_of_the_stage(cluster, tmp_path, monkeypatch) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{i}.png").write_bytes(noisy(i, 20 + i) if i else b"no photo")
     settings = ImageSettings(size=24, color="rgb", contrast="equalize", margin=0.05)
-    dataset = datasets.read("mine")
+    dataset = layouts.read("mine")
     samples, _ = preprocess.decode_all(dataset, settings, tmp_path / "images.npy")
     images = np.load(tmp_path / "images.npy")
 

@@ -12,7 +12,11 @@ ROOT = Path(__file__).parents[2]
 ID, SECRET = "key-id-of-the-team", "secret-of-the-team"
 # Outputs of the pipeline that DVC keeps; what they hold does not matter here.
 OUTPUTS = {
-    "synthesize": ["data/synthetic/images.zip", "data/strangers/images.zip", "data/outliers/a.zip"],
+    "synthesize": [
+        "data/synthetic/images.zip",
+        "data/ood/images.zip",
+        "data/auxiliary_outliers/a.zip",
+    ],
     "preprocess": ["data/prepared/images.npy"],
     "train": ["models/classifier/model.onnx", "models/model.keras"],
     "evaluate": ["data/predictions.csv", "report.html"],

@@ -1,0 +1,128 @@
+"""The output of the preprocess stage: a few large files that training maps into memory."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from signs.errors import UserError
+from signs.params import ImageSettings, Split
+
+FOLDER = Path("data/prepared")
+COLUMNS = ["file", "class_id", "label", "group", "split", "height", "width"]
+COLUMNS += ["left", "top", "right", "bottom"]
+IMAGES, SAMPLES, LABELS, METADATA = "images.npy", "samples.csv", "labels.csv", "prepared.json"
+SYNTHETIC_IMAGES, SYNTHETIC_LABELS = "synthetic_images.npy", "synthetic_labels.npy"
+OUTLIERS = "auxiliary_outliers.npy"
+FILES = (IMAGES, SAMPLES, LABELS, SYNTHETIC_IMAGES, SYNTHETIC_LABELS, OUTLIERS)
+
+
+class PreparedError(UserError):
+    """The prepared files are missing or not what preprocess wrote."""
+
+
+@dataclass
+class Prepared:
+    """Images ready for a network, and what they are.
+
+    Attributes:
+        images: uint8 (N, size, size, channels), mapped from disk.
+        samples: N rows, in the same order: file, class_id, label (index of the class),
+            group, split (train, validation, test or unused), height, width, and the region
+            left/top/right/bottom in shares of width and height (NaN: the whole image).
+        labels: one row a class, in label order: ClassId, Name.
+        synthetic_images: uint8 (M, size, size, channels), mapped from disk: drawn photos of the
+            set's classes, for training only; M is 0 if there are none or none are wanted.
+        synthetic_labels: int64 (M,), their labels.
+        auxiliary_outliers: uint8 (K, size, size, channels), mapped from disk: photos of none of the
+            classes, for training only; K is 0 if none are wanted.
+        outlier_names: what they show.
+        settings: how the images were made from the photos.
+        split: how they were divided.
+        dataset: name of the photo set.
+        digest: identifies the content of all of this.
+    """
+
+    images: npt.NDArray[np.uint8]
+    samples: pd.DataFrame
+    labels: pd.DataFrame
+    synthetic_images: npt.NDArray[np.uint8]
+    synthetic_labels: npt.NDArray[np.int64]
+    auxiliary_outliers: npt.NDArray[np.uint8]
+    outlier_names: list[str]
+    settings: ImageSettings
+    split: Split
+    dataset: str
+    digest: str
+
+    def rows(self, split: str) -> npt.NDArray[np.int64]:
+        """Row numbers of one split."""
+        return np.flatnonzero(self.samples["split"].to_numpy() == split)
+
+
+def describe(
+    folder: Path, dataset: str, settings: ImageSettings, split: Split, outlier_names: list[str]
+) -> None:
+    """Write prepared.json: settings, and the md5 of each file, which `load` checks."""
+    about = {
+        "dataset": dataset,
+        "images": settings.model_dump(),
+        "split": split.model_dump(),
+        "auxiliary_outliers": outlier_names,
+        "md5": {name: md5(folder / name) for name in FILES},
+    }
+    (folder / METADATA).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def load(folder: Path = FOLDER) -> Prepared:
+    """Open the prepared files and check that they are whole.
+
+    DVC checks out a damaged cache object without a word, so the check is ours.
+
+    Raises:
+        PreparedError: a file is missing or its content is not what preprocess wrote.
+    """
+    try:
+        about: dict[str, Any] = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        settings, dataset = ImageSettings.model_validate(about["images"]), about["dataset"]
+        split, outlier_names = Split.model_validate(about["split"]), list(about["auxiliary_outliers"])
+        for name, expected in about["md5"].items():
+            if md5(folder / name) != expected:
+                raise PreparedError(
+                    f"{folder / name} is damaged: it is not what the preprocess stage wrote. "
+                    f"Delete it and its copy in the cache, "
+                    f".dvc/cache/files/md5/{expected[:2]}/{expected[2:]}, "
+                    "then run `dvc repro -f preprocess`."
+                )
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PreparedError(
+            f"{folder} is incomplete ({error}). Run `dvc repro -f preprocess`."
+        ) from error
+    return Prepared(
+        images=np.load(folder / IMAGES, mmap_mode="r"),
+        samples=pd.read_csv(
+            folder / SAMPLES,
+            keep_default_na=False,
+            na_values={side: [""] for side in ("left", "top", "right", "bottom")},
+        ),
+        labels=pd.read_csv(folder / LABELS, keep_default_na=False, dtype={"Name": str}),
+        synthetic_images=np.load(folder / SYNTHETIC_IMAGES, mmap_mode="r"),
+        synthetic_labels=np.load(folder / SYNTHETIC_LABELS),
+        auxiliary_outliers=np.load(folder / OUTLIERS, mmap_mode="r"),
+        outlier_names=outlier_names,
+        settings=settings,
+        split=split,
+        dataset=dataset,
+        digest=md5(folder / METADATA),
+    )
+
+
+def md5(path: Path) -> str:
+    """The md5 of a file, the name under which DVC's cache keeps it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()

@@ -1,0 +1,155 @@
+"""From the bytes of a photo to the array that a network sees.
+
+The only image path: training, evaluation, batch prediction and service all call
+`decode` and `prepare`, so a network never meets an image prepared in another way.
+"""
+
+import re
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from signs import MAX_PIXELS
+from signs.errors import UserError
+from signs.params import ImageSettings
+
+MIN_SIDE = 8
+TOO_MANY = f"more than {MAX_PIXELS // 10**6} million pixels"
+SUFFIXES = {".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".webp"}
+MAX_BYTES = 20 * 2**20  # of a file that somebody sends or names; more is no photo of a sign
+FORMATS = ("PNG", "JPEG", "BMP", "WebP", "PGM", "PPM")
+FIRST_BYTES = re.compile(rb"(\x89PNG\r\n\x1a\n)|(\xff\xd8\xff)|(BM)|(RIFF)|(P5)|(P6)")
+# A truncated PNG or JPEG is decoded to its end by OpenCV, with grey in place of what is
+# missing; only the closing mark tells. Some cameras append a few bytes after it.
+CLOSING_MARKS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
+TRAILING_BYTES = 1024
+
+Image = npt.NDArray[np.uint8]
+# Left, top, right and bottom in shares of width and height, 0 to 1.
+Region = tuple[float, float, float, float]
+
+
+class ImageError(UserError):
+    """These bytes are no image that can be used; the text says why."""
+
+
+def decode(content: bytes) -> Image:
+    """Decode a photo: RGB, uint8 (H, W, 3), rotated as its EXIF entry says.
+
+    Grey, palette, alpha, 16-bit and CMYK files all become 8-bit colour.
+
+    Raises:
+        ImageError: empty, no image, truncated, too many pixels or too small.
+    """
+    if not content:
+        raise ImageError("the file is empty")
+    known = FIRST_BYTES.match(content)
+    if known is None:
+        raise ImageError(f"not an image of a known format ({', '.join(FORMATS)})")
+    kind = FORMATS[known.lastindex - 1]  # type: ignore[operator]  # each branch is a group
+    mark = CLOSING_MARKS.get(kind)
+    if mark and content.rfind(mark) < max(0, len(content) - TRAILING_BYTES):
+        raise ImageError(f"the {kind} file is truncated")
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:
+        if "PIXELS" in str(error):
+            raise ImageError(TOO_MANY) from error
+        image = None
+    if image is None:
+        raise ImageError(f"the {kind} file is damaged")
+    height, width = image.shape[:2]
+    if height * width > MAX_PIXELS:  # OpenCV was imported before this package set its limit
+        raise ImageError(TOO_MANY)
+    if min(height, width) < MIN_SIDE:
+        raise ImageError(f"{width}x{height} pixels is too small, {MIN_SIDE} a side is the least")
+    return image  # type: ignore[return-value]
+
+
+def prepare(
+    image: Image,
+    settings: ImageSettings,
+    region: Region | None = None,
+) -> Image:
+    """Crop, resize and even out the contrast of a decoded photo.
+
+    Args:
+        image: RGB, uint8 (H, W, 3).
+        settings: what the network was, or will be, trained with.
+        region: where the sign is, as (left, top, right, bottom) in shares of width
+            and height, 0 to 1; None if the photo shows just the sign.
+
+    Returns:
+        uint8 (size, size, 3) RGB, or (size, size, 1) grey.
+
+    Raises:
+        ImageError: the region lies outside of the image.
+    """
+    evened: Image = equalize(crop_and_resize(image, settings, region)[None], settings)[0]
+    return evened
+
+
+def crop_and_resize(image: Image, settings: ImageSettings, region: Region | None = None) -> Image:
+    """The first half of `prepare`: crop and resize to RGB, uint8 (size, size, 3)."""
+    if region is not None:
+        image = _crop(image, region, settings.margin)
+    side = settings.size
+    shrinks = image.shape[0] > side or image.shape[1] > side
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (side, side), interpolation=interpolation)  # type: ignore[return-value]
+
+
+def equalize(stack: Image, settings: ImageSettings) -> Image:
+    """The second half of `prepare`: colour and contrast, of many images at once.
+
+    One below the other, they are one tall image to OpenCV, whose calls cost more than
+    converting a small image does.
+
+    Args:
+        stack: RGB, uint8 (N, size, size, 3).
+        settings: as for `prepare`.
+
+    Returns:
+        uint8 (N, size, size, 3) RGB, or (N, size, size, 1) grey.
+    """
+    count, side = stack.shape[:2]
+    tall = stack.reshape(count * side, side, 3)
+    if settings.color == "grey":
+        luma = np.asarray(cv2.cvtColor(tall, cv2.COLOR_RGB2GRAY), np.uint8)
+        return _equalized(luma.reshape(count, side, side), settings.contrast)[..., None]
+    if settings.contrast == "none":
+        return stack
+    tall = np.asarray(cv2.cvtColor(tall, cv2.COLOR_RGB2YCrCb), np.uint8)
+    luma = np.ascontiguousarray(tall[..., 0]).reshape(count, side, side)
+    tall[..., 0] = _equalized(luma, settings.contrast).reshape(count * side, side)
+    return np.asarray(cv2.cvtColor(tall, cv2.COLOR_YCrCb2RGB), np.uint8).reshape(stack.shape)
+
+
+def thumbnail(image: Image, side: int = 16) -> Image:
+    """A small grey version of a decoded photo, uint8 (side, side), to compare photos by."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    return cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+
+
+def _crop(image: Image, region: Region, margin: float) -> Image:
+    height, width = image.shape[:2]
+    left, top, right, bottom = region
+    across, down = margin * (right - left), margin * (bottom - top)
+    x1 = max(0, round((left - across) * width))
+    y1 = max(0, round((top - down) * height))
+    x2 = min(width, round((right + across) * width))
+    y2 = min(height, round((bottom + down) * height))
+    if x2 - x1 < 2 or y2 - y1 < 2:
+        raise ImageError(f"the sign's region {region} lies outside of the image")
+    return image[y1:y2, x1:x2]
+
+
+def _equalized(lumas: Image, contrast: str) -> Image:
+    """Grey images, uint8 (N, side, side), each evened out by itself, in place."""
+    for luma in lumas:
+        if contrast == "equalize":
+            cv2.equalizeHist(luma, luma)
+        elif contrast == "clahe":
+            cv2.createCLAHE(clipLimit=2.0, tileGridSize=(4, 4)).apply(luma, luma)
+    return lumas

@@ -1,0 +1,309 @@
+"""Raw photo sets, all read into one table.
+
+A set is a folder under data/ and holds one of:
+- class sub-folders with image files (folder name = class id, or class name);
+- zip archives with such class sub-folders;
+- the official archives of the German benchmark (GTSRB), read in place: Stallkamp et al.,
+  "Man vs. computer", Neural Networks 32 (2012).
+
+Class names come from labels.csv in the folder, else from signs/data/labels/<set>.csv, else
+from the folder names.
+"""
+
+import csv
+import io
+import zipfile
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from signs.data.archives import Archive
+from signs.errors import UserError
+from signs.data.images import SUFFIXES, Region
+
+DATA = Path("data")
+LABELS = Path(__file__).parent / "labels"
+
+GTSRB_TRAINING = "GTSRB_Final_Training_Images.zip"
+GTSRB_TEST = "GTSRB_Final_Test_Images.zip"
+GTSRB_TEST_LABELS = "GTSRB_Final_Test_GT.zip"
+GTSRB_COLUMNS = ["Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId"]
+
+# Sets that are known under their name must be whole. Copies of GTSRB with 26,640 training
+# images (class 0: 150) are in circulation; accuracies on them compare with nothing.
+EXPECTED_FILES = {"signs": {"training": 4_170}, "gtsrb": {"training": 39_209, "test": 12_630}}
+
+COLUMNS = ["file", "class_id", "track", "fixed_split", "left", "top", "right", "bottom"]
+
+
+class DatasetError(UserError):
+    """A photo set is missing, damaged or contradicts itself."""
+
+
+@dataclass
+class Dataset:
+    """A raw photo set.
+
+    Attributes:
+        folder: where it lies.
+        table: one row an image: file (path below the folder; archives count as folders),
+            class_id, track (photos of one physical sign; "" if unknown), fixed_split
+            ("test" if the set says so, else ""), left/top/right/bottom (the sign's region
+            in shares of width and height; NaN if the whole image is the sign).
+        names: class id → name.
+        problems: (file, what is wrong) for all that was left out of the table.
+    """
+
+    folder: Path
+    table: pd.DataFrame
+    names: dict[int, str]
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+
+def read(name: str, data: Path = DATA) -> Dataset:
+    """List the images of the photo set `name`; decodes none of them.
+
+    Raises:
+        DatasetError: missing, empty, incomplete or damaged set, or unusable labels.
+    """
+    folder = data / name
+    if not folder.is_dir():
+        raise DatasetError(
+            f"The photo set {name!r} is not there: {folder} is missing. {_how_to_get(name)}"
+        )
+    if (folder / GTSRB_TRAINING).exists():
+        rows, problems = _gtsrb(folder)
+        folder_names: dict[int, str] = {}
+    else:
+        rows, problems, folder_names = _class_folders(folder)
+    if not rows:
+        raise DatasetError(
+            f"{folder} holds no images. Expected class sub-folders with images, zip archives "
+            f"of such, or {GTSRB_TRAINING}. {_how_to_get(name)}"
+        )
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    _check_count(name, table)
+    names = _names(folder, name, sorted(table["class_id"].unique()), folder_names)
+    return Dataset(folder, table, names, problems)
+
+
+def regions(table: pd.DataFrame) -> list[Region | None]:
+    """The sign's place on each photo; None where it is the whole image."""
+    return [
+        None if np.isnan(region[0]) else (region[0], region[1], region[2], region[3])
+        for region in table[COLUMNS[4:]].to_numpy(dtype=float)
+    ]
+
+
+class Reader:
+    """Reads files of a photo set by the table's `file` column; keeps its archives open."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._archives: dict[str, Archive] = {}
+
+    def read(self, file: str) -> bytes:
+        """The file's bytes.
+
+        Raises:
+            OSError, zipfile.BadZipFile: it cannot be read.
+        """
+        archive, zipped, member = file.partition(".zip/")
+        if not zipped:
+            return (self._folder / file).read_bytes()
+        if archive not in self._archives:
+            self._archives[archive] = Archive(self._folder / f"{archive}.zip")
+        return self._archives[archive].read(member)
+
+
+def _how_to_get(name: str) -> str:
+    return {
+        "synthetic": "`dvc repro synthesize` draws it.",
+        "ood": "`dvc repro synthesize` draws it.",
+        "auxiliary_outliers": "`dvc repro synthesize` draws it.",
+        "signs": "`make data` fetches it, or `dvc pull data.dvc` from your team's remote.",
+        "gtsrb": "README.md says which official archives belong there, or `dvc pull gtsrb.dvc`.",
+    }.get(name, f"Put one sub-folder for each class into data/{name}.")
+
+
+def _check_count(name: str, table: pd.DataFrame) -> None:
+    test = table["fixed_split"] == "test"
+    for part, expected in EXPECTED_FILES.get(name, {}).items():
+        found = int(test.sum() if part == "test" else (~test).sum())
+        if found != expected and (found or part == "training"):
+            raise DatasetError(
+                f"data/{name} holds {found:,} {part} images, the full set has {expected:,}: "
+                f"this is another or an incomplete copy. {_how_to_get(name)} "
+                "To use it all the same, give the folder another name."
+            )
+
+
+def _class_folders(
+    folder: Path,
+) -> tuple[list[tuple[object, ...]], list[tuple[str, str]], dict[int, str]]:
+    """Images by class sub-folder, in the folder itself and in its zip archives."""
+    by_class: dict[str, list[str]] = {}
+    problems: list[tuple[str, str]] = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            files = sorted(p for p in path.rglob("*") if p.is_file() and p.name[0] != ".")
+            names = [p.relative_to(folder).as_posix() for p in files]
+            deeper = [name for name in names if name.count("/") > 1]
+            if deeper:
+                raise DatasetError(
+                    f"{folder / deeper[0]} lies too deep: images belong directly into their "
+                    f"class folder, as in {folder.name}/<class>/<image>."
+                )
+            by_class.setdefault(path.name, []).extend(names)
+        elif path.suffix.lower() in SUFFIXES:
+            problems.append((path.name, "lies in no class folder"))
+        elif path.suffix == ".zip":
+            for member in _members(path):
+                parent = PurePosixPath(member).parent.name
+                if PurePosixPath(member).name.startswith("."):
+                    continue
+                if parent:
+                    by_class.setdefault(parent, []).append(f"{path.name}/{member}")
+                elif PurePosixPath(member).suffix.lower() in SUFFIXES:
+                    problems.append((f"{path.name}/{member}", "lies in no class folder"))
+    numeric = [name.isdecimal() for name in by_class]
+    if any(numeric) and not all(numeric):
+        odd = sorted(name for name in by_class if not name.isdecimal())
+        raise DatasetError(
+            f"{folder} mixes numbered class folders with named ones ({', '.join(odd[:5])}); "
+            "use numbers for all classes or names for all."
+        )
+    # 10 comes after 9, not after 1: text order would give the classes wrong names.
+    order = sorted(by_class, key=int) if all(numeric) else sorted(by_class)
+    ids = [int(name) for name in order] if all(numeric) else list(range(len(order)))
+    repeated = {str(i) for i in ids if ids.count(i) > 1}
+    if repeated:
+        raise DatasetError(f"{folder} has several folders for class {', '.join(sorted(repeated))}.")
+    rows: list[tuple[object, ...]] = []
+    for class_id, name in zip(ids, order, strict=True):
+        if not by_class[name]:
+            problems.append((name, "the class folder is empty"))
+        rows += [(file, class_id, "", "", *[float("nan")] * 4) for file in by_class[name]]
+    return rows, problems, dict(zip(ids, order, strict=True))
+
+
+def _gtsrb(folder: Path) -> tuple[list[tuple[object, ...]], list[tuple[str, str]]]:
+    rows, problems = _gtsrb_archive(folder / GTSRB_TRAINING, folder / GTSRB_TRAINING, "")
+    images, tables = test = folder / GTSRB_TEST, folder / GTSRB_TEST_LABELS
+    if all(path.exists() for path in test):
+        more_rows, more_problems = _gtsrb_archive(images, tables, "test")
+        return rows + more_rows, problems + more_problems
+    present = [path.name for path in test if path.exists()]
+    if present:
+        absent = next(path.name for path in test if not path.exists())
+        raise DatasetError(f"{folder} has {present[0]} but not {absent}; the test set needs both.")
+    return rows, problems
+
+
+def _gtsrb_archive(
+    images: Path, tables: Path, split: str
+) -> tuple[list[tuple[object, ...]], list[tuple[str, str]]]:
+    """Rows from the CSVs in `tables` for the images in `images`."""
+    members = set(_members(images))
+    by_name = {PurePosixPath(member).name: member for member in members}
+    tables_found = [m for m in sorted(_members(tables)) if m.endswith(".csv")]
+    if not tables_found:
+        raise DatasetError(f"{tables} holds no CSV table with regions and classes.")
+    rows: list[tuple[object, ...]] = []
+    problems: list[tuple[str, str]] = []
+    with zipfile.ZipFile(tables) as archive:
+        for table in tables_found:
+            try:
+                text = archive.read(table).decode("utf-8")
+            except (zipfile.BadZipFile, zlib.error, UnicodeDecodeError) as error:
+                raise DatasetError(f"{tables.name}/{table} cannot be read: {error}.") from error
+            reader = csv.DictReader(io.StringIO(text), delimiter=";")
+            if reader.fieldnames is None or list(reader.fieldnames) != GTSRB_COLUMNS:
+                raise DatasetError(
+                    f"{tables.name}/{table} must have the columns {';'.join(GTSRB_COLUMNS)}."
+                )
+            beside = PurePosixPath(table).parent
+            for row in reader:
+                try:
+                    class_id, region = int(row["ClassId"]), _region(row)
+                except (TypeError, ValueError) as error:
+                    raise DatasetError(
+                        f"{tables.name}/{table}, line {reader.line_num}: a value is missing, is "
+                        f"no whole number, or the region lies outside of the image ({error})."
+                    ) from error
+                member = str(beside / row["Filename"])
+                if split:
+                    member = by_name.get(row["Filename"], member)
+                file = f"{images.name}/{member}"
+                if member not in members:
+                    problems.append((file, f"listed in {table} but not in the archive"))
+                    continue
+                track = "" if split else f"{class_id}/{row['Filename'].split('_')[0]}"
+                rows.append((file, class_id, track, split, *region))
+    return rows, problems
+
+
+def _region(row: dict[str, str]) -> tuple[float, ...]:
+    """The sign's region in shares of width and height; its edges in the CSV belong to it."""
+    width, height, x1, y1, x2, y2 = (int(row[column]) for column in GTSRB_COLUMNS[1:7])
+    if not (0 <= x1 <= x2 < width and 0 <= y1 <= y2 < height):
+        raise ValueError(f"{x1} to {x2} of {width}, {y1} to {y2} of {height} pixels")
+    return x1 / width, y1 / height, (x2 + 1) / width, (y2 + 1) / height
+
+
+def _members(path: Path) -> list[str]:
+    """The archive's files.
+
+    Raises:
+        DatasetError: truncated, no zip, or a path that leaves the archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [info.filename for info in archive.infolist() if not info.is_dir()]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DatasetError(
+            f"{path} cannot be read as a zip archive ({error}); it may be truncated: "
+            "fetch it again."
+        ) from error
+    for name in names:
+        if name.startswith("/") or ".." in PurePosixPath(name).parts or "\\" in name:
+            raise DatasetError(f"{path} holds the path {name!r}, which leaves the archive.")
+    return names
+
+
+def _names(
+    folder: Path, name: str, class_ids: list[int], folder_names: dict[int, str]
+) -> dict[int, str]:
+    """Class names from a labels CSV; from the folders if there is none."""
+    candidates = [folder / "labels.csv", LABELS / f"{name}.csv"]
+    path = next((p for p in candidates if p.exists()), None)
+    if path is None and (folder / GTSRB_TRAINING).exists():
+        path = LABELS / "gtsrb.csv"
+    if path is None:
+        return {i: folder_names.get(i, str(i)) for i in class_ids}
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            reader = csv.DictReader(io.StringIO(file.read()))
+        except UnicodeDecodeError as error:
+            raise DatasetError(f"{path} is not in UTF-8 ({error}); save it so.") from error
+        if not {"ClassId", "Name"} <= set(reader.fieldnames or []):
+            raise DatasetError(
+                f"{path} must have the columns ClassId,Name; found {reader.fieldnames}."
+            )
+        names: dict[int, str] = {}
+        for row in reader:
+            if not (row["ClassId"] or "").strip().isdecimal() or not (row["Name"] or "").strip():
+                raise DatasetError(f"{path}, line {reader.line_num}: a class id or name is wrong.")
+            class_id = int(row["ClassId"])
+            if class_id in names:
+                raise DatasetError(f"{path} names class {class_id} twice.")
+            names[class_id] = row["Name"].strip()
+    missing = [str(i) for i in class_ids if i not in names]
+    if missing:
+        raise DatasetError(f"{path} has no name for class {', '.join(missing)}.")
+    return {i: names[i] for i in class_ids}

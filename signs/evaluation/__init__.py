@@ -1,0 +1,1 @@
+"""Measure a classifier: accuracy, calibration, OOD rejection, robustness."""

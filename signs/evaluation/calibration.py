@@ -1,0 +1,79 @@
+"""Confidence that means something: temperature, threshold, calibration error, intervals."""
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+Floats = npt.NDArray[np.floating]
+Ints = npt.NDArray[np.integer]
+Bools = npt.NDArray[np.bool_]
+
+ECE_BINS = 15
+
+
+def log_loss(logits: Floats, labels: Ints, temperature: float = 1.0) -> float:
+    """Mean negative log-likelihood, in nats, of the true classes."""
+    scores = log_softmax(logits.astype(np.float64) / temperature, axis=1)
+    return float(-scores[np.arange(len(labels)), labels].mean())
+
+
+def fit_temperature(logits: Floats, labels: Ints) -> float:
+    """The temperature (0.05 to 20) that minimises the log loss of held-out images.
+
+    Guo et al. 2017, "On calibration of modern neural networks", arXiv 1706.04599.
+    """
+    best = minimize_scalar(
+        lambda log_t: log_loss(logits, labels, float(np.exp(log_t))),
+        bounds=(np.log(0.05), np.log(20)),
+        method="bounded",
+    )
+    return float(np.exp(best.x))
+
+
+def expected_calibration_error(confidence: Floats, correct: Bools, bins: int = ECE_BINS) -> float:
+    """Mean gap between confidence and accuracy over equal-width bins, 0 to 1.
+
+    Naeini et al. 2015, "Obtaining well calibrated probabilities using Bayesian binning";
+    15 bins as in Guo et al. 2017.
+    """
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(place, weights=confidence - correct, minlength=bins)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def precision_threshold(confidence: Floats, correct: Bools, precision: float) -> float:
+    """The lowest confidence from which on the wanted share of answers is right.
+
+    Answers below it are called "unknown". If no threshold reaches the precision, the
+    highest confidence seen is returned: then almost everything is unknown, which is honest.
+
+    Args:
+        confidence: (N,) of held-out images, 0 to 1.
+        correct: (N,) whether each answer is right.
+        precision: wanted share of right answers among those at or above the threshold.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    # Equal confidences stand or fall together.
+    last_of_tie = np.append(np.diff(confidence[order]) != 0, True)
+    reached = np.cumsum(correct[order]) / np.arange(1, len(order) + 1) >= precision
+    enough = np.flatnonzero(reached & last_of_tie)
+    return float(confidence[order][enough[-1]] if len(enough) else confidence.max())
+
+
+def coverage_threshold(confidence: Floats, accepted: float) -> float:
+    """The highest confidence that at least this share of the images, 0 to 1, reaches."""
+    needed = max(1, int(np.ceil(accepted * len(confidence) - 1e-9)))
+    return float(np.sort(confidence)[-needed])
+
+
+def wilson_interval(successes: int, total: int) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson 1927), right also near 0 and 1; (0, 1) for none."""
+    if total == 0:
+        return 0.0, 1.0
+    z = 1.959964
+    share = successes / total
+    centre = share + z * z / (2 * total)
+    spread = z * np.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    return float(max(0.0, (centre - spread) / scale)), float(min(1.0, (centre + spread) / scale))

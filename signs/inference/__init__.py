@@ -1,0 +1,1 @@
+"""Predict with an exported classifier: no TensorFlow."""

@@ -1,0 +1,222 @@
+"""The exported classifier: one folder that holds all it takes to name a sign.
+
+    model.onnx        uint8 (N, size, size, channels) → logits (N, classes)
+    classifier.json   classes, image settings, temperature, thresholds, provenance
+
+The service, batch prediction and the evaluate stage load it through `Classifier`; it needs
+NumPy, OpenCV and ONNX Runtime, but neither TensorFlow nor the rest of the pipeline.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from signs.data import images
+from signs.errors import UserError
+from signs.params import ImageSettings
+
+FOLDER = Path("models/classifier")
+MODEL, METADATA = "model.onnx", "classifier.json"
+
+
+class ClassifierError(UserError):
+    """The folder holds no usable classifier."""
+
+
+class Metadata(BaseModel):
+    """The content of classifier.json.
+
+    Attributes:
+        version: first 12 digits of the sha256 of model.onnx.
+        sha256: of model.onnx.
+        class_ids: the data set's number of each class, in the order of the logits.
+        names: name of each class, in the same order.
+        images: how a photo becomes the network's input.
+        temperature: what logits are divided by before the softmax.
+        threshold: confidence below which the answer is "unknown", 0 to 1.
+        energy_threshold: energy score below which it is "unknown", too.
+        provenance: where this came from: commit, data set, its digest, params, metrics.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: str
+    sha256: str
+    class_ids: list[int]
+    names: list[str]
+    images: ImageSettings
+    temperature: float = Field(gt=0)
+    threshold: float = Field(ge=0, le=1)
+    energy_threshold: float
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One class and how sure the classifier is of it (calibrated, 0 to 1)."""
+
+    class_id: int
+    name: str
+    confidence: float
+
+
+class Classifier:
+    """Names the sign on a photo."""
+
+    def __init__(self, folder: Path = FOLDER, threads: int = 0) -> None:
+        """Load the classifier.
+
+        Args:
+            folder: with model.onnx and classifier.json.
+            threads: of ONNX Runtime; 0 takes all cores.
+
+        Raises:
+            ClassifierError: missing, truncated or contradicting files.
+        """
+        try:
+            content = (folder / MODEL).read_bytes()
+            about = Metadata.model_validate_json((folder / METADATA).read_bytes())
+        except FileNotFoundError as error:
+            raise ClassifierError(
+                f"There is no classifier in {folder} ({error.filename} is missing). "
+                "`dvc repro` trains one, `dvc pull` fetches the one that was committed."
+            ) from error
+        except ValidationError as error:
+            raise ClassifierError(f"{folder / METADATA} cannot be used: {error}") from error
+        if hashlib.sha256(content).hexdigest() != about.sha256:
+            raise ClassifierError(
+                f"{folder / MODEL} is truncated or belongs to another {METADATA}. "
+                "`dvc repro -f train` makes it anew."
+            )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        self.metadata = about
+        try:
+            self._session = onnxruntime.InferenceSession(
+                content, options, providers=["CPUExecutionProvider"]
+            )
+            self._input = self._session.get_inputs()[0].name
+            blank = np.zeros((1, *self.input_shape), np.uint8)
+            answers = self.logits(blank).shape[1]
+        except Exception as error:  # ONNX Runtime's have no other base
+            raise ClassifierError(
+                f"{folder / MODEL} cannot be used with the image settings in {METADATA}: {error}"
+            ) from error
+        if not answers == len(about.class_ids) == len(about.names):
+            raise ClassifierError(
+                f"{folder / MODEL} tells {answers} classes apart, {METADATA} names {len(about.names)}."
+            )
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(size, size, channels) of the network's input."""
+        settings = self.metadata.images
+        return settings.size, settings.size, settings.channels
+
+    def logits(self, prepared: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Prepared images, uint8 (N, size, size, channels) → logits, float32 (N, classes)."""
+        result: npt.NDArray[np.float32] = self._session.run(None, {self._input: prepared})[0]
+        return result
+
+    def probabilities(self, prepared: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+        """Prepared images, uint8 (N, size, size, channels) → calibrated (N, classes)."""
+        return probabilities(self.logits(prepared), self.metadata.temperature)
+
+    def classify(
+        self, logits: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """Logits (N, classes) → calibrated probabilities (N, classes), (N,) whether known.
+
+        Where it is not known, "unknown" is the better answer than the likeliest class: the
+        confidence tells one class from another, the energy score known signs from anything else.
+        """
+        confidences = probabilities(logits, self.metadata.temperature)
+        known = (confidences.max(axis=1) >= self.metadata.threshold) & (
+            energy_scores(logits) >= self.metadata.energy_threshold
+        )
+        return confidences, known
+
+    def accepted(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        """Logits (N, classes) → (N,) whether to answer with a class; else it is "unknown"."""
+        return self.classify(logits)[1]
+
+    def prepare(
+        self, photos: Sequence[images.Image], regions: Sequence[images.Region | None] | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """Decoded photos, RGB uint8 (H, W, 3) of any size → (N, size, size, channels)."""
+        places = regions or [None] * len(photos)
+        rows = [
+            images.prepare(photo, self.metadata.images, region)
+            for photo, region in zip(photos, places, strict=True)
+        ]
+        return np.stack(rows) if rows else np.zeros((0, *self.input_shape), np.uint8)
+
+    def top(self, probabilities: npt.NDArray[np.float64], count: int = 5) -> list[Answer]:
+        """The `count` most probable classes of one image's (classes,) probabilities."""
+        order = np.argsort(-probabilities, kind="stable")[:count]
+        return [
+            Answer(self.metadata.class_ids[i], self.metadata.names[i], float(probabilities[i]))
+            for i in order
+        ]
+
+
+def probabilities(
+    logits: npt.NDArray[np.float32], temperature: float = 1.0
+) -> npt.NDArray[np.float64]:
+    """Logits (N, classes) → probabilities (N, classes), each row sums to 1."""
+    scaled = logits.astype(np.float64) / temperature
+    exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    result: npt.NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return result
+
+
+def energy_scores(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Logits (N, classes) → (N,), higher for what is like the training photos.
+
+    Logarithm of the sum of the logits' exponentials: the negative free energy of W. Liu et al.,
+    "Energy-based Out-of-distribution Detection" (NeurIPS 2020). Unlike the confidence it
+    tells two classes that are both likely from none that is.
+    """
+    highest = logits.max(axis=1, keepdims=True).astype(np.float64)
+    scores: npt.NDArray[np.float64] = highest[:, 0] + np.log(np.exp(logits - highest).sum(axis=1))
+    return scores
+
+
+def write(
+    folder: Path,
+    model: bytes,
+    class_ids: list[int],
+    names: list[str],
+    settings: ImageSettings,
+    temperature: float,
+    threshold: float,
+    energy_threshold: float,
+    provenance: dict[str, Any],
+) -> None:
+    """Write a classifier folder around an ONNX model."""
+    sha256 = hashlib.sha256(model).hexdigest()
+    about = Metadata(
+        version=sha256[:12],
+        sha256=sha256,
+        class_ids=class_ids,
+        names=names,
+        images=settings,
+        temperature=temperature,
+        threshold=threshold,
+        energy_threshold=energy_threshold,
+        provenance=provenance,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MODEL).write_bytes(model)
+    (folder / METADATA).write_text(
+        json.dumps(about.model_dump(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )

@@ -1,0 +1,1 @@
+"""What a team does around a model: gate, verify, compare, release, scan."""

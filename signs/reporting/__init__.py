@@ -1,0 +1,1 @@
+"""Pictures, the report and the model card, made from what the stages measured."""

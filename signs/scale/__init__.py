@@ -1,0 +1,1 @@
+"""Sweeps and bulk prediction on one machine or a Ray cluster."""

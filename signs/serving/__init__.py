@@ -1,0 +1,1 @@
+"""The HTTP service, its monitoring and its drift report."""

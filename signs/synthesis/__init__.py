@@ -1,0 +1,1 @@
+"""Synthetic photos of traffic signs, rendered from vector templates."""

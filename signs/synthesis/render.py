@@ -1,0 +1,409 @@
+"""Photos of traffic signs, made from vector drawings.
+
+Each class of a label set has a drawing, signs/synthesis/templates/<label set>/<class id>.svg, or
+several where the road has several: 27.svg, 27b.svg. A photo is one of them seen askew, in
+some light, before some background, by a camera that blurs and adds noise. The photos are
+unrealistic on purpose: a network that has seen more than reality holds reads real signs.
+Nothing is ever flipped, for that changes the meaning of eight classes.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import resvg_py
+
+from signs.data.images import Image
+from signs.errors import UserError
+from signs.evaluation.corruptions import streak
+from signs.params import Range, Synthesize
+
+TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATE_SIDE = 128
+NO_SIGN = 1000
+RANDOM_NUMBERS = 2**20
+
+SQUARE = (-1, -1), (1, -1), (1, 1), (-1, 1)
+FRAME = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32)
+# Of clouds behind a sign, in cells a side: from soft light to leaves.
+GRAINS = ((2,), (3, 7), (2, 9, 17), (8, 16), (16, 31))
+
+# float32 throughout, but OpenCV's type hints do not say so.
+Floats = npt.NDArray[Any]
+T = TypeVar("T")
+
+
+class TemplateError(UserError):
+    """A drawing of signs/synthesis/templates cannot be used; the text says which and why."""
+
+
+def label_set(dataset: str) -> str:
+    """The label set that is drawn for a photo set: its own if that has drawings, else GTSRB's."""
+    return dataset if (TEMPLATES / dataset).is_dir() else "gtsrb"
+
+
+def other_label_sets(labels: str) -> list[str]:
+    """All label sets that have drawings, but this one."""
+    found = {path.name for path in TEMPLATES.iterdir() if path.is_dir()}
+    return sorted(found - {labels})
+
+
+@cache
+def templates_of(labels: str) -> dict[int, tuple[Path, ...]]:
+    """The files with the drawings of each class of a label set, in numeric order."""
+    found: dict[int, tuple[Path, ...]] = {}
+    for path in sorted((TEMPLATES / labels).glob("*.svg")):
+        class_id = int(path.stem.rstrip("bcdefgh"))
+        found[class_id] = (*found.get(class_id, ()), path)
+    return dict(sorted(found.items()))
+
+
+def rasterize(path: Path, side: int = TEMPLATE_SIDE) -> Image:
+    """Draw an SVG file: BGRA, uint8 (side, side, 4).
+
+    Raises:
+        TemplateError: the file is missing, no SVG, not square, or draws nothing.
+    """
+    try:
+        png = resvg_py.svg_to_bytes(
+            svg_string=path.read_text(encoding="utf-8"),
+            width=side,
+            height=side,
+            skip_system_fonts=True,
+        )
+    except (OSError, ValueError) as error:
+        raise TemplateError(f"{path} cannot be drawn: {error}") from error
+    image = cv2.imdecode(np.frombuffer(bytes(png), np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None or image.shape != (side, side, 4):
+        raise TemplateError(f"{path} must be square")
+    if not image[:, :, 3].any():
+        raise TemplateError(f"{path} draws nothing")
+    return image.astype(np.uint8, copy=False)
+
+
+@cache
+def _pyramid(drawing: Path) -> list[Floats]:
+    """A drawing at full side, half, quarter and eighth; alpha in 0..1, colours multiplied by it.
+
+    It fills the square, as a sign fills the frame that was cut around it: triangles, too, which
+    are an eighth wider than high, are about square in GTSRB's frames.
+    """
+    tile: Floats = rasterize(drawing).astype(np.float32)
+    left, top, width, height = cv2.boundingRect((tile[:, :, 3] > 0).astype(np.uint8))
+    tile = tile[top : top + height, left : left + width]
+    tile[:, :, 3] /= 255
+    tile[:, :, :3] *= tile[:, :, 3:]
+    tile = cv2.resize(tile, (TEMPLATE_SIDE, TEMPLATE_SIDE), interpolation=cv2.INTER_AREA)
+    levels: list[Floats] = [tile]
+    for _ in range(3):
+        levels.append(cv2.resize(levels[-1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
+    return levels
+
+
+class Dice(random.Random):
+    """The chance of one photo; for single numbers much faster than NumPy's generators."""
+
+    def within(self, limits: Range) -> float:
+        """A value of the range."""
+        return self.uniform(limits.low, limits.high)
+
+    def either_way(self, most: float) -> float:
+        """`-most` to `most`."""
+        return self.uniform(-most, most)
+
+    def below(self, count: int) -> int:
+        """0 to `count - 1`."""
+        return int(count * self.random())
+
+    def one_of(self, choices: Sequence[T]) -> T:
+        """Any of them."""
+        return choices[self.below(len(choices))]
+
+
+def render(settings: Synthesize, labels: str, class_id: int, index: int) -> bytes:
+    """One photo of a sign as a JPEG file, the same for the same arguments.
+
+    Class `NO_SIGN` is a background, with an edge of some sign perhaps.
+    """
+    dice = Dice(f"{settings.seed} {class_id} {index}")
+    photo = _photograph(settings, labels, class_id, dice)
+    quality = round(dice.within(settings.quality))
+    return cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+def _photograph(settings: Synthesize, labels: str, class_id: int, dice: Dice) -> Image:
+    # As many small frames as large ones on a logarithmic scale: a car sees a sign grow.
+    side = round(settings.size.low * (settings.size.high / settings.size.low) ** dice.random())
+    light = _level(settings, dice)
+    scene = _background(settings, dice, labels, side, light)
+    if class_id != NO_SIGN:
+        drawing = dice.one_of(templates_of(labels)[class_id])
+        scene = _paint(settings, dice, scene, drawing, _corners(settings, dice, side), light)
+    if dice.random() < settings.occlusion:
+        scene = _occlude(dice, scene, light)
+    scene = cv2.multiply(scene, _as_colour(_shade(settings, dice, side)))
+    # Stray light in the lens lifts the blacks.
+    haze = settings.haze * dice.random() * min(light, 255)
+    photo = _expose(settings, dice, scene, haze, light)
+    return _mosaic(photo) if dice.random() < settings.mosaic else photo
+
+
+def _level(settings: Synthesize, dice: Dice) -> float:
+    """Grey level of white paint, uniform on a logarithmic scale: dark signs are common."""
+    low, high = settings.brightness.low, settings.brightness.high
+    return float(low * (high / low) ** dice.random())
+
+
+def _corners(
+    settings: Synthesize, dice: Dice, side: int, offset: tuple[float, float] = (0, 0)
+) -> Floats:
+    """Where the drawing's four corners come to lie, float32 (4, 2) in pixels.
+
+    `offset`, in sides, is how far the sign lies off the frame's middle.
+    """
+    half = side * (0.5 - dice.within(settings.margin))
+    width = half * (1 + dice.either_way(settings.aspect))
+    height = half * (1 + dice.either_way(settings.aspect))
+    slant = settings.perspective * half
+    angle = math.radians(dice.either_way(settings.rotation))
+    cosine, sine = math.cos(angle), math.sin(angle)
+    left = side * (0.5 + offset[0] + dice.either_way(settings.shift))
+    top = side * (0.5 + offset[1] + dice.either_way(settings.shift))
+    corners = []
+    for right, down in SQUARE:
+        x = right * width + dice.either_way(slant)
+        y = down * height + dice.either_way(slant)
+        corners.append((left + cosine * x - sine * y, top + sine * x + cosine * y))
+    return np.array(corners, np.float32)
+
+
+def _paint(
+    settings: Synthesize, dice: Dice, scene: Floats, drawing: Path, corners: Floats, light: float
+) -> Floats:
+    """Put a sign, in faded or strong colours and unevenly worn, into the scene."""
+    side, levels = len(scene), _pyramid(drawing)
+    if dice.random() < settings.aliasing:
+        tile = levels[0]
+    else:
+        # The smallest level that is not smaller than the sign.
+        size = math.sqrt(cv2.contourArea(corners))
+        tile = next((t for t in reversed(levels) if len(t) >= size), levels[0])
+    matrix = cv2.getPerspectiveTransform(FRAME * len(tile), corners)
+    layer = cv2.warpPerspective(tile, matrix, (side, side), flags=cv2.INTER_LINEAR)
+    if settings.bend:
+        layer = _bend(layer, settings.bend * dice.random(), dice)
+
+    fading = settings.fade * dice.random() ** 2
+    angle = math.radians(dice.either_way(settings.hue))
+    mixing = _hue_and_saturation(angle, dice.within(settings.saturation))
+    colours = []
+    for row in mixing:
+        # Neither the sun's colour nor the camera's white balance is neutral.
+        tint = (1 + dice.either_way(0.1)) * (1 - fading) * light / 255
+        colours.append([tint * share for share in row])
+    # OpenCV mixes three channels to three several times as fast as four or one to three.
+    paint = cv2.transform(cv2.cvtColor(layer, cv2.COLOR_BGRA2BGR), np.array(colours))
+    covered = _as_colour(cv2.extractChannel(layer, 3))
+    paint = cv2.scaleAdd(covered, fading * 0.8 * light, paint)
+    left = 1 - (settings.wear * dice.random()) * _clouds(dice, side, (4, 12))
+    paint = cv2.multiply(paint, _as_colour(left))
+    return cv2.add(cv2.subtract(scene, cv2.multiply(scene, covered)), paint)
+
+
+def _bend(layer: Floats, strength: float, dice: Dice) -> Floats:
+    """Push each part of a drawing a little to some side: dented sheets, other draughtsmen.
+
+    Elastic distortion, P. Simard et al., "Best Practices for Convolutional Neural Networks
+    Applied to Visual Document Analysis" (ICDAR 2003), with smooth noise for a field.
+
+    Args:
+        layer: float32 (side, side, 4).
+        strength: largest displacement, a share of the side.
+        dice: the photo's.
+    """
+    side = len(layer)
+    across, down = _pixels(side)
+    most = 2 * strength * side
+    across = across + most * (_clouds(dice, side, (5,)) - 0.5)
+    down = down + most * (_clouds(dice, side, (5,)) - 0.5)
+    return cv2.remap(layer, across, down, cv2.INTER_LINEAR)
+
+
+@cache
+def _pixels(side: int) -> tuple[Floats, Floats]:
+    """Column and row of each pixel, float32 (side, side) each."""
+    rows, columns = np.indices((side, side), np.float32)
+    return columns, rows
+
+
+def _hue_and_saturation(angle: float, saturation: float) -> tuple[tuple[float, ...], ...]:
+    """A matrix for BGR colours that leaves greys alone: turn about the grey axis, and stretch."""
+    along, across = saturation * math.cos(angle), saturation * math.sin(angle) / math.sqrt(3)
+    rest = (1 - along) / 3
+    same, before, after = rest + along, rest - across, rest + across
+    return (same, before, after), (after, same, before), (before, after, same)
+
+
+def _as_colour(grey: Floats) -> Floats:
+    """The same value in three channels: OpenCV has no broadcasting, NumPy's is slow on so few."""
+    colour: Floats = cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
+    return colour
+
+
+def _clouds(dice: Dice, side: int, grids: tuple[int, ...]) -> Floats:
+    """Smooth noise of several grain sizes in 0..1, float32 (side, side)."""
+    clouds: Floats = np.zeros((1, 1), np.float32)
+    for grid in grids:
+        clouds = cv2.resize(clouds, (grid, grid), interpolation=cv2.INTER_LINEAR)
+        clouds += _piece(_uniform(), dice, (grid, grid))
+    cv2.normalize(clouds, clouds, 0, 1, cv2.NORM_MINMAX)
+    return cv2.resize(clouds, (side, side), interpolation=cv2.INTER_LINEAR)
+
+
+def _background(settings: Synthesize, dice: Dice, labels: str, side: int, light: float) -> Floats:
+    """Sky, leaves, walls and what else may stand behind a sign, float32 (side, side, 3)."""
+    # Seldom lit as the sign is: it may stand in the shade before a bright sky.
+    own_light = light if dice.random() < 0.4 else _level(settings, dice)
+    first = _colour(dice, own_light)
+    if dice.random() < 0.8:
+        contrast = dice.uniform(1, 6)
+        clouds = _clouds(dice, side, dice.one_of(GRAINS))
+        clouds *= contrast
+        clouds += 0.5 - contrast / 2
+        there = _colour(dice, own_light)
+        change = [[there[i] - first[i], 0, 0, first[i]] for i in range(3)]
+        scene: Floats = cv2.transform(_as_colour(_limited(clouds)), np.array(change))
+    else:
+        scene = np.empty((side, side, 3), np.float32)
+        scene[:] = first
+    for _ in range(dice.below(4)):
+        colour, start, end = _colour(dice, own_light), _point(dice, side), _point(dice, side)
+        if dice.random() < 0.5:
+            width = 1 + dice.below(max(1, side // 6 - 1))
+            cv2.line(scene, start, end, colour, width)
+        else:
+            cv2.rectangle(scene, start, end, colour, -1)
+    if dice.random() < 0.5:
+        half, middle = side * dice.uniform(0.02, 0.06), side * dice.uniform(0.45, 0.55)
+        post = (int(middle - half), side // 2), (int(middle + half), side)
+        cv2.rectangle(scene, *post, _colour(dice, own_light), -1)
+    if dice.random() < 0.4:
+        scene = _neighbour(settings, dice, labels, scene, light)
+    return scene
+
+
+def _point(dice: Dice, side: int) -> tuple[int, int]:
+    """In the frame or near it, in pixels."""
+    return int(side * dice.uniform(-0.25, 1.25)), int(side * dice.uniform(-0.25, 1.25))
+
+
+def _limited(values: Floats) -> Floats:
+    """The same array, 0 to 1; `numpy.clip` takes four times as long on so few."""
+    np.maximum(values, 0, out=values)
+    np.minimum(values, 1, out=values)
+    return values
+
+
+def _occlude(dice: Dice, scene: Floats, light: float) -> Floats:
+    """A branch, a wire, a sticker or leaves before the sign; most of it stays visible."""
+    side, colour = len(scene), _colour(dice, light)
+    start, end = ((dice.below(side), dice.below(side)) for _ in range(2))
+    kind = dice.below(3)
+    if kind == 0:
+        cv2.line(scene, start, end, colour, 1 + dice.below(max(1, side // 12 - 1)))
+    elif kind == 1:
+        corner = [int(place + side * dice.uniform(0.08, 0.3)) for place in start]
+        cv2.rectangle(scene, start, corner, colour, -1)
+    else:
+        # Only what grows in from outside: leaves in the middle would hide the pictogram.
+        outwards = np.abs(_axis(side))
+        leaves = _clouds(dice, side, (5, 9)) + np.maximum.outer(outwards, outwards) > 1.45
+        scene[leaves] = colour
+    return scene
+
+
+def _neighbour(
+    settings: Synthesize, dice: Dice, labels: str, scene: Floats, light: float
+) -> Floats:
+    """Another sign, of which the frame shows an edge: posts often carry two or three."""
+    along, across = dice.either_way(0.3), dice.uniform(0.85, 1.0)
+    where = dice.one_of(((along, across), (along, -across), (across, along), (-across, along)))
+    corners = _corners(settings, dice, len(scene), where)
+    other = dice.one_of(list(templates_of(labels).values()))
+    return _paint(settings, dice, scene, dice.one_of(other), corners, light)
+
+
+def _colour(dice: Dice, light: float) -> tuple[float, float, float]:
+    """A colour as streets have them, mostly near grey."""
+    # Squared, roughly: trees and houses are darker than signs.
+    grey, tint = dice.random() ** 1.7, 0.5 * dice.random() ** 2
+    blue, green, red = (light * min(1, max(0, grey + dice.either_way(tint))) for _ in range(3))
+    return blue, green, red
+
+
+def _shade(settings: Synthesize, dice: Dice, side: int) -> Floats:
+    """Share of the light that arrives, soft or with a shadow's edge, float32 (side, side)."""
+    angle, steepness = dice.uniform(0, 2 * math.pi), dice.uniform(0.5, 1) ** -4
+    axis = _axis(side)
+    across, along = axis * (math.sin(angle) * steepness), axis * (math.cos(angle) * steepness)
+    edge: Floats = np.add.outer(across + dice.random(), along)
+    return 1 - (settings.shade * dice.random()) * _limited(edge)
+
+
+@cache
+def _axis(side: int) -> Floats:
+    return np.linspace(-1, 1, side, dtype=np.float32)
+
+
+def _expose(settings: Synthesize, dice: Dice, scene: Floats, haze: float, light: float) -> Image:
+    """Blur, add noise and lose what is too bright, in the order of lens and sensor."""
+    # Relative to the side, else small frames would be wiped out and large ones untouched.
+    # Squared, because most photos are sharp.
+    low, high = settings.blur.low, settings.blur.high
+    strength = (low + (high - low) * dice.random() ** 2) * len(scene)
+    if dice.random() < 0.5:
+        scene = cv2.GaussianBlur(scene, (0, 0), max(strength, 0.05))
+    else:
+        scene = cv2.filter2D(scene, -1, streak(strength * 3, dice.uniform(0, math.pi)))
+    noise = _piece(_normal(), dice, scene.shape)
+    strength = dice.within(settings.noise) * min(light, 255)
+    # To 0..255 in whole numbers, as OpenCV does it.
+    return cv2.addWeighted(  # type: ignore[return-value]
+        scene, 1, noise, strength, haze, dtype=cv2.CV_8U
+    )
+
+
+def _mosaic(photo: Image) -> Image:
+    """What a sensor sees whose pixels have one colour each (B. E. Bayer, US patent 3971065).
+
+    The other two are guessed from the neighbours, which gives fine details coloured fringes.
+    """
+    seen = photo[:, :, 1].copy()
+    seen[::2, ::2] = photo[::2, ::2, 2]
+    seen[1::2, 1::2] = photo[1::2, 1::2, 0]
+    return cv2.cvtColor(seen, cv2.COLOR_BayerRGGB2BGR)  # type: ignore[return-value]
+
+
+def _piece(of: Floats, dice: Dice, shape: tuple[int, ...]) -> Floats:
+    """A piece of a long row of random numbers: to draw them anew takes ten times as long."""
+    size = math.prod(shape)
+    start = dice.below(len(of) - size)
+    return of[start : start + size].reshape(shape)
+
+
+@cache
+def _normal() -> Floats:
+    """Normal, of variance 1."""
+    return np.random.default_rng(0).standard_normal(RANDOM_NUMBERS, np.float32)
+
+
+@cache
+def _uniform() -> Floats:
+    """Uniform, 0 to 1."""
+    return np.random.default_rng(1).random(RANDOM_NUMBERS, np.float32)

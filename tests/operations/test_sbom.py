@@ -1,0 +1,157 @@
+"""`make sbom`: valid, of what the image holds, and of nothing on this machine."""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+from signs.inference import classifier
+from signs.operations import sbom
+from signs.params import ImageSettings
+
+ROOT = Path(__file__).parents[2]
+LOCK = (ROOT / "requirements/service.txt").read_text()
+MODEL = b"an ONNX file"
+
+
+def write(folder: Path, model: bytes | None = MODEL) -> "subprocess.CompletedProcess[str]":
+    """The command, in a project of that folder."""
+    (folder / "requirements").mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "requirements/service.txt", folder / "requirements")
+    if model is not None:
+        classifier.write(
+            folder / classifier.FOLDER,
+            model=model,
+            class_ids=[0, 1],
+            names=["Stop", "Yield"],
+            settings=ImageSettings(size=16, color="rgb", contrast="none", margin=0.0),
+            temperature=1.0,
+            threshold=0.9,
+            energy_threshold=2.0,
+            provenance={"commit": "c0ffee", "dataset": "colors", "data": "d1f"},
+        )
+    return run(folder)
+
+
+def run(folder: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "signs.operations.sbom"],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("project")
+    made = write(folder)
+    assert made.returncode == 0, made.stderr
+    assert "packages and the classifier" in made.stdout
+    return (folder / sbom.TARGET).read_text()
+
+
+@pytest.fixture
+def document(text: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(text)
+    return document
+
+
+def components(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found = {component["name"]: component for component in document["components"]}
+    assert len(found) == len(document["components"])
+    return found
+
+
+def test_is_valid(text: str, document: dict[str, Any]) -> None:
+    validator = JsonStrictValidator(SchemaVersion.V1_6)
+    assert validator.validate_str(text) is None
+    document["components"][0]["type"] = "wheel"
+    assert validator.validate_str(json.dumps(document)) is not None
+
+
+def test_lists_what_is_installed_in_the_image(document: dict[str, Any]) -> None:
+    found = components(document)
+    dockerfile = (ROOT / "containers/Dockerfile").read_text()
+    base = f"FROM python:{sbom.IMAGE['python_version']}-slim"
+    assert dockerfile.count(base) == dockerfile.count("FROM") == 2
+    locked = re.findall(r"^([\w.-]+)==([^ ]+) (?:; (.*) )?\\$", LOCK, re.MULTILINE)
+    everywhere = {name for name, _, marker in locked if not marker}
+    assert set(found) == everywhere | {"numpy", "uvloop", "traffic-signs-classifier"}
+    assert [v for name, v, marker in locked if name == "numpy" and "<" in marker] == [
+        found["numpy"]["version"]
+    ]
+    for name, component in found.items():
+        if component["type"] == "library":
+            assert component["purl"] == f"pkg:pypi/{name}@{component['version']}"
+            assert component["licenses"], name
+            (files,) = component["externalReferences"]
+            entry = LOCK.split(f"\n{name}=={component['version']}")[1].split("# via")[0]
+            hashes = [file["content"] for file in files["hashes"]]
+            assert hashes == re.findall(r"sha256:(\w{64})", entry)
+            assert {file["alg"] for file in files["hashes"]} == {"SHA-256"}
+
+
+def test_says_what_each_package_is_for(document: dict[str, Any]) -> None:
+    wants = {entry["ref"]: entry["dependsOn"] for entry in document["dependencies"]}
+    assert wants["httpcore"] == ["certifi", "h11"]
+    chosen = (ROOT / "requirements/service.in").read_text()
+    names = re.findall(r"^([\w-]+)(?: ;.*)?$", chosen, re.MULTILINE)
+    assert sorted(wants["traffic-signs"]) == sorted([*names, "traffic-signs-classifier"])
+    reached, ahead = set(), ["traffic-signs"]
+    while ahead:
+        reached.add(name := ahead.pop())
+        ahead += set(wants[name]) - reached
+    assert reached == set(components(document)) | {"traffic-signs"}
+
+
+def test_the_classifier_is_a_component(document: dict[str, Any]) -> None:
+    model = components(document)["traffic-signs-classifier"]
+    sha256 = hashlib.sha256(MODEL).hexdigest()
+    assert model["type"] == "machine-learning-model"
+    assert model["version"] == document["metadata"]["component"]["version"] == sha256[:12]
+    assert model["hashes"] == [{"alg": "SHA-256", "content": sha256}]
+    (data,) = model["modelCard"]["modelParameters"]["datasets"]
+    assert data["name"] == "colors"
+    assert data["contents"]["properties"] == [{"name": "digest", "value": "d1f"}]
+    assert model["properties"] == [{"name": "commit", "value": "c0ffee"}]
+
+
+def test_without_a_classifier_it_says_so(tmp_path: Path) -> None:
+    made = write(tmp_path, model=None)
+    assert "no classifier: models/classifier has none" in made.stdout
+    document = json.loads((tmp_path / sbom.TARGET).read_text())
+    assert {component["type"] for component in document["components"]} == {"library"}
+
+
+def test_a_damaged_classifier_is_refused(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / sbom.TARGET).unlink()
+    (tmp_path / classifier.FOLDER / classifier.MODEL).write_bytes(MODEL[:-1])
+    made = run(tmp_path)
+    assert made.returncode == 1
+    assert made.stderr.startswith("ERROR: models/classifier/model.onnx is not the one")
+    (tmp_path / classifier.FOLDER / classifier.METADATA).write_text("{}")
+    assert run(tmp_path).stderr.startswith("ERROR: models/classifier/classifier.json cannot be")
+    assert not (tmp_path / sbom.TARGET).exists()
+
+
+def test_same_bytes_in_another_folder_and_nothing_of_this_machine(
+    text: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "another")
+    assert (tmp_path / "another" / sbom.TARGET).read_text() == text
+    assert re.findall(r"\w+://[^\"]*", text) == ["http://cyclonedx.org/schema/bom-1.6.schema.json"]
+    assert '"/' not in text
+    assert str(Path.home()) not in text

@@ -1,0 +1,236 @@
+"""Random changes of training images: how often, how strong, and never another sign."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from signs.params import Augment
+from signs.training import augment as module
+from signs.training.augment import augment, sample_epoch
+
+ZERO = {
+    "rotation": 0.0,
+    "scale": 0.0,
+    "shift": 0.0,
+    "shear": 0.0,
+    "contrast": 0.0,
+    "brightness": 0.0,
+    "blur": 0.0,
+    "erase": 0.0,
+}
+# As strong as params.yaml's own recipes or stronger, with all of it at once.
+STRONG = {
+    "rotation": 20.0,
+    "scale": 0.3,
+    "shift": 0.1,
+    "shear": 0.2,
+    "contrast": 0.5,
+    "brightness": 0.2,
+    "blur": 0.5,
+    "erase": 0.5,
+}
+
+
+def strengths(**changes: float) -> Augment:
+    return Augment.model_validate(ZERO | changes)
+
+
+def random(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+# sample_epoch
+
+
+@settings(deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 50), min_size=1, max_size=6),
+    steps=st.integers(1, 30),
+    batch=st.integers(1, 20),
+    balance=st.sampled_from([0.0, 0.5, 1.0]),
+    seed=st.integers(0, 1000),
+)
+def test_each_image_appears_floor_or_ceil_of_its_share(
+    counts: list[int], steps: int, batch: int, balance: float, seed: int
+) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    chosen = sample_epoch(labels, steps * batch, balance, random(seed))
+    assert len(chosen) == steps * batch
+    weights = np.array(counts, float)[labels] ** -balance
+    expected = steps * batch * weights / weights.sum()
+    found = np.bincount(chosen, minlength=len(labels))
+    assert len(found) == len(labels)
+    assert (found >= np.floor(expected - 1e-6)).all()
+    assert (found <= np.ceil(expected + 1e-6)).all()
+
+
+def test_an_epoch_as_long_as_the_set_shows_each_image_once() -> None:
+    labels = random().integers(0, 5, 96)
+    chosen = sample_epoch(labels, 96, 0.0, random())
+    assert sorted(chosen.tolist()) == list(range(96))
+    assert (chosen != np.arange(96)).any()
+
+
+@pytest.mark.parametrize(
+    ("balance", "shares"), [(0.0, [0.9, 0.1]), (0.5, [0.75, 0.25]), (1.0, [0.5, 0.5])]
+)
+def test_balance(balance: float, shares: list[float]) -> None:
+    labels = np.array([0] * 900 + [1] * 100)
+    chosen = sample_epoch(labels, 1000, balance, random())
+    assert np.bincount(labels[chosen]) / 1000 == pytest.approx(shares, abs=0.005)
+
+
+def test_classes_are_mixed_within_an_epoch() -> None:
+    labels = np.repeat(np.arange(4), 100)
+    chosen = labels[sample_epoch(labels, 400, 0.0, random())]
+    first_half = np.bincount(chosen[:200], minlength=4)
+    assert first_half.min() > 30
+
+
+def test_drawing_depends_on_the_generator_alone() -> None:
+    labels = np.repeat(np.arange(4), 100)
+    same = [sample_epoch(labels, 100, 0.0, random(5)) for _ in range(2)]
+    assert (same[0] == same[1]).all()
+    assert (same[0] != sample_epoch(labels, 100, 0.0, random(6))).any()
+
+
+# augment
+
+
+def photos(count: int = 24, size: int = 32, channels: int = 3) -> np.ndarray:
+    small = random(1).integers(0, 256, (count, 6, 6, channels), np.uint8)
+    large = [cv2.resize(image, (size, size)) for image in small]
+    return np.stack(large).reshape(count, size, size, channels)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [8, 32, 100])
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_shapes(count: int, size: int, channels: int) -> None:
+    images = photos(count, size, channels) if count else np.zeros((0, size, size, channels), "u1")
+    result = augment(images, strengths(**STRONG), random())
+    assert result.shape == images.shape
+    assert result.dtype == np.uint8
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_nothing_is_changed_at_strength_zero(channels: int) -> None:
+    images = photos(channels=channels)
+    assert (augment(images, strengths(), random()) == images).all()
+
+
+@pytest.mark.parametrize("name", list(ZERO))
+def test_each_setting_changes_images(name: str) -> None:
+    images = photos(200)
+    before = images.copy()
+    result = augment(images, strengths(**{name: STRONG[name]}), random())
+    changed = (result != images).reshape(200, -1).any(axis=1).mean()
+    wanted = STRONG[name] if name in ("blur", "erase") else 1.0
+    assert changed == pytest.approx(wanted, abs=0.12)
+    assert (images == before).all()
+
+
+def test_contrast_does_not_darken_and_brightness_keeps_contrast() -> None:
+    images = np.stack([np.full((8, 8, 1), v, np.uint8) for v in (64, 127, 191)] * 400)
+    by_contrast = augment(images, strengths(contrast=0.5), random()).astype(int)
+    assert np.abs(by_contrast[1::3] - 127).max() <= 1
+    assert by_contrast[0::3].min() >= 31
+    assert by_contrast[0::3].max() <= 97
+    by_brightness = augment(images, strengths(brightness=0.2), random()).astype(int)
+    assert np.abs(by_brightness - images).max() in (50, 51, 52)
+
+
+def test_the_number_of_cores_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for cores in (1, 2, 7):
+        monkeypatch.setattr(module, "cores", lambda cores=cores: cores)
+        results.append(augment(photos(), strengths(**STRONG), random(3)))
+    assert (results[0] == results[1]).all()
+    assert (results[0] == results[2]).all()
+
+
+def test_the_generator_alone_decides() -> None:
+    results = [augment(photos(), strengths(**STRONG), random(seed)) for seed in (3, 3, 4)]
+    assert (results[0] == results[1]).all()
+    assert (results[0] != results[2]).any()
+
+
+def test_same_images_get_different_changes() -> None:
+    images = np.repeat(photos(1), 10, axis=0)
+    result = augment(images, strengths(rotation=15.0), random())
+    assert len({image.tobytes() for image in result}) == 10
+
+
+def arrow(size: int = 48) -> np.ndarray:
+    """A white arrow that bends to the right, on blue: "turn right ahead"."""
+    image = np.zeros((size, size, 3), np.uint8)
+    image[:] = (20, 60, 160)
+    points = np.array(
+        [[16, 40], [16, 22], [28, 22], [28, 14], [42, 26], [28, 38], [28, 30], [24, 30], [24, 40]]
+    )
+    cv2.fillPoly(image, [points * size // 48], (255, 255, 255))
+    return image
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    # A rectangle painted over the arrow's head would leave nothing to tell the side by.
+    [STRONG | {"erase": 0.0}, {"rotation": 45.0}, {"shear": 0.5}, {"shift": 0.2}],
+)
+def test_a_sign_is_never_mirrored(allowed: dict[str, float]) -> None:
+    """Undone, each change shows the arrow itself, not its mirror image.
+
+    The best match over rotations and sizes decides, so that it is the direction that counts.
+    """
+    original = arrow()
+    result = augment(np.repeat(original[None], 60, axis=0), strengths(**allowed), random(2))
+    own, mirrored = views(original), views(original[:, ::-1].copy())
+    closer = [similarity(image, own) > similarity(image, mirrored) for image in result]
+    # With flips it would be half of them; now and then the grid of views has no good match.
+    assert np.mean(closer) > 0.95
+    # The measure itself tells both apart.
+    assert similarity(original[:, ::-1], mirrored) > similarity(original[:, ::-1], own)
+
+
+def views(image: np.ndarray) -> np.ndarray:
+    """(n, pixels) grey, standardised: the image turned, scaled and shifted in many ways."""
+    size = image.shape[0]
+    result = []
+    for angle in range(-45, 46, 9):
+        for scale in (0.75, 1.0, 1.25):
+            for x in (-8, -4, 0, 4, 8):
+                for y in (-8, -4, 0, 4, 8):
+                    matrix = cv2.getRotationMatrix2D((size / 2, size / 2), angle, scale)
+                    matrix[:, 2] += x, y
+                    turned = cv2.warpAffine(
+                        image, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE
+                    )
+                    result.append(standardised(turned))
+    return np.stack(result)
+
+
+def standardised(image: np.ndarray) -> np.ndarray:
+    grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (24, 24)).astype(np.float32).ravel()
+    grey -= grey.mean()
+    return grey / np.linalg.norm(grey)
+
+
+def similarity(image: np.ndarray, candidates: np.ndarray) -> float:
+    return float((candidates @ standardised(np.ascontiguousarray(image))).max())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_matrices_keep_the_handedness_and_the_limits(seed: int) -> None:
+    strongest = strengths(rotation=45.0, scale=0.9, shear=0.5, shift=0.5)
+    matrices = module._affine_matrices(2000, 32, strongest, random(seed))
+    determinants = np.linalg.det(matrices[:, :, :2])
+    assert (determinants > 0).all()
+    sizes = np.sqrt(determinants)
+    assert sizes.min() >= 0.1 - 1e-9
+    assert sizes.max() <= 1.9 + 1e-9
+    turned = np.rad2deg(np.arctan2(matrices[:, 1, 0], matrices[:, 0, 0]))
+    assert np.abs(turned).max() <= 45 + 1e-6
+    centre = matrices @ np.array([15.5, 15.5, 1.0])
+    assert np.abs(centre - 15.5).max() <= 16

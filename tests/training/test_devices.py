@@ -1,0 +1,111 @@
+"""One training on two devices: the same as on one, batch by batch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from signs import params
+
+ROOT = Path(__file__).parents[2]
+# A Python of its own: TensorFlow divides a processor into devices only before it has used it.
+TRAIN_TWICE = """
+import contextlib, importlib.util, json, os, sys, tempfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from dvclive.live import Live
+from keras import layers
+
+from signs.training import networks
+from signs.errors import UserError
+from stages import train
+
+half = tf.config.LogicalDeviceConfiguration()
+tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [half, half])
+spec = importlib.util.spec_from_file_location("drawer", sys.argv[1])
+drawer = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(drawer)
+
+
+# Each kind of layer of the real ones, but dropout: each device would drop others.
+def tiny(size, channels, classes):
+    pixels = keras.Input((size, size, channels), dtype="uint8")
+    x = layers.Conv2D(4, 3, use_bias=False)(layers.Rescaling(1 / 127.5, offset=-1.0)(pixels))
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x)))
+    return keras.Model(pixels, layers.Dense(classes)(x))
+
+
+def course(devices, pause=False):
+    keras.utils.set_random_seed(1)
+    data = drawer.data()
+    noise = np.random.default_rng(0).integers(0, 256, data.images.shape)
+    noise[:, :4, :, 0] //= 1 + np.arange(90)[:, None, None] % 3
+    data.images[:] = noise
+    data.samples.loc[data.samples.index % 10 == 8, "split"] = "validation"
+    recipe = drawer.recipe(drawn=0.0).model_copy(update={"epochs": 2})
+    changes = {"compact": recipe, "devices": devices}
+    settings = drawer.SETTINGS.train.model_copy(update=changes)
+    options = {"dvcyaml": None, "report": None, "save_dvc_exp": False}
+    state = Path("state")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.chdir(folder),
+        Live(dir=str(train.METRICS), **options) as live,
+    ):
+        with train.scope(devices):
+            model = train.build("compact", data, recipe)
+        training = train.Training(model, train.Progress(), data, settings, state, live)
+        if pause:
+            training.run_epoch()
+            with train.scope(devices):
+                model, progress = train._restore(state)
+            training = train.Training(model, progress, data, settings, state, live)
+        training.run()
+        curves = [
+            pd.read_csv(train.METRICS / "plots/metrics" / name, sep="\\t").iloc[:, -1].tolist()
+            for name in ("train/loss.tsv", "train/accuracy.tsv", "validation/loss.tsv")
+        ]
+        return curves, train.predict(model, data.images).tolist()
+
+
+networks.NETWORKS["compact"] = tiny
+tf.config.experimental.enable_op_determinism()
+try:
+    train.scope(3)
+except UserError as error:
+    refusal = str(error)
+print(json.dumps([course(1), course(2), course(2, pause=True), refusal]))
+"""
+
+
+def test_two_devices_learn_as_one_does() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN_TWICE, ROOT / "tests/model/test_drawer.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (curves, logits), two, resumed, refusal = json.loads(done.stdout.splitlines()[-1])
+    assert curves[0][-1] < curves[0][0]
+    for other_curves, other_logits in (two, resumed):
+        for curve, other in zip(curves, other_curves, strict=True):
+            assert other == pytest.approx(curve, abs=1e-4)
+        for row, other in zip(logits, other_logits, strict=True):
+            assert other == pytest.approx(row, abs=1e-3)
+    assert resumed == two
+    assert refusal.startswith("train.devices is 3, but TensorFlow finds 2 here (/device:CPU:0,")
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("  devices: 1 ", "  devices: 3 "))
+    with pytest.raises(params.ParamsError, match=r"devices \(3\) must divide compact.batch_size"):
+        params.load(tmp_path / "params.yaml")
