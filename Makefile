@@ -185,7 +185,7 @@ hooks: setup-dev  ## Check every commit from now on (git hook)
 
 lock:  ## Lock requirements/*.in anew (ARGS=--upgrade for newer versions)
 	@$(SETUP) uv
-	@cd requirements && for name in uv pipeline service ray development drift audit; do \
+	@cd requirements && for name in uv pipeline service ray development drift security; do \
 		echo "Locking $$name.txt ..."; \
 		../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 			--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
