@@ -101,6 +101,11 @@ class ImageSettings(Block):
         """3 for colour, 1 for grey."""
         return 3 if self.color == "rgb" else 1
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(size, size, channels) of a prepared image."""
+        return self.size, self.size, self.channels
+
 
 class Split(Block):
     """Which images train, validate and test."""

@@ -1,6 +1,5 @@
 """The output of the preprocess stage: a few large files that training maps into memory."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +9,17 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from signs import files
+from signs.data.layouts import REGION
 from signs.errors import UserError
 from signs.params import ImageSettings, Split
+from signs.paths import PREPARED
 
-FOLDER = Path("data/prepared")
-COLUMNS = ["file", "class_id", "label", "group", "split", "height", "width"]
-COLUMNS += ["left", "top", "right", "bottom"]
+COLUMNS = ["file", "class_id", "label", "group", "split", "height", "width", *REGION]
 IMAGES, SAMPLES, LABELS, METADATA = "images.npy", "samples.csv", "labels.csv", "prepared.json"
 SYNTHETIC_IMAGES, SYNTHETIC_LABELS = "synthetic_images.npy", "synthetic_labels.npy"
-OUTLIERS = "auxiliary_outliers.npy"
-FILES = (IMAGES, SAMPLES, LABELS, SYNTHETIC_IMAGES, SYNTHETIC_LABELS, OUTLIERS)
+AUXILIARY_OUTLIERS = "auxiliary_outliers.npy"
+FILES = (IMAGES, SAMPLES, LABELS, SYNTHETIC_IMAGES, SYNTHETIC_LABELS, AUXILIARY_OUTLIERS)
 
 
 class PreparedError(UserError):
@@ -36,15 +36,15 @@ class Prepared:
             group, split (train, validation, test or unused), height, width, and the region
             left/top/right/bottom in shares of width and height (NaN: the whole image).
         labels: one row a class, in label order: ClassId, Name.
-        synthetic_images: uint8 (M, size, size, channels), mapped from disk: drawn photos of the
-            set's classes, for training only; M is 0 if there are none or none are wanted.
+        synthetic_images: uint8 (M, size, size, channels), mapped from disk: synthetic photos of
+            the set's classes, for training only; M is 0 if there are none or none are wanted.
         synthetic_labels: int64 (M,), their labels.
-        auxiliary_outliers: uint8 (K, size, size, channels), mapped from disk: photos of none of the
-            classes, for training only; K is 0 if none are wanted.
+        auxiliary_outliers: uint8 (K, size, size, channels), mapped from disk: photos of none of
+            the classes, for training only; K is 0 if none are wanted.
         outlier_names: what they show.
         settings: how the images were made from the photos.
         split: how they were divided.
-        dataset: name of the photo set.
+        dataset: name of the data set.
         digest: identifies the content of all of this.
     """
 
@@ -65,21 +65,27 @@ class Prepared:
         return np.flatnonzero(self.samples["split"].to_numpy() == split)
 
 
+def write_tables(folder: Path, samples: pd.DataFrame, labels: pd.DataFrame) -> None:
+    """Write samples.csv and labels.csv; columns as in `Prepared`."""
+    samples[COLUMNS].to_csv(folder / SAMPLES, index=False)
+    labels.to_csv(folder / LABELS, index=False)
+
+
 def describe(
     folder: Path, dataset: str, settings: ImageSettings, split: Split, outlier_names: list[str]
 ) -> None:
     """Write prepared.json: settings, and the md5 of each file, which `load` checks."""
-    about = {
+    metadata = {
         "dataset": dataset,
         "images": settings.model_dump(),
         "split": split.model_dump(),
         "auxiliary_outliers": outlier_names,
-        "md5": {name: md5(folder / name) for name in FILES},
+        "md5": {name: files.md5(folder / name) for name in FILES},
     }
-    (folder / METADATA).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    files.write_json(folder / METADATA, metadata)
 
 
-def load(folder: Path = FOLDER) -> Prepared:
+def load(folder: Path = PREPARED) -> Prepared:
     """Open the prepared files and check that they are whole.
 
     DVC checks out a damaged cache object without a word, so the check is ours.
@@ -88,41 +94,35 @@ def load(folder: Path = FOLDER) -> Prepared:
         PreparedError: a file is missing or its content is not what preprocess wrote.
     """
     try:
-        about: dict[str, Any] = json.loads((folder / METADATA).read_text(encoding="utf-8"))
-        settings, dataset = ImageSettings.model_validate(about["images"]), about["dataset"]
-        split, outlier_names = Split.model_validate(about["split"]), list(about["auxiliary_outliers"])
-        for name, expected in about["md5"].items():
-            if md5(folder / name) != expected:
-                raise PreparedError(
-                    f"{folder / name} is damaged: it is not what the preprocess stage wrote. "
-                    f"Delete it and its copy in the cache, "
-                    f".dvc/cache/files/md5/{expected[:2]}/{expected[2:]}, "
-                    "then run `dvc repro -f preprocess`."
-                )
+        metadata: dict[str, Any] = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        for name, expected in metadata["md5"].items():
+            _check(folder / name, expected)
+        return Prepared(
+            images=np.load(folder / IMAGES, mmap_mode="r"),
+            samples=pd.read_csv(
+                folder / SAMPLES, keep_default_na=False, na_values={side: [""] for side in REGION}
+            ),
+            labels=pd.read_csv(folder / LABELS, keep_default_na=False, dtype={"Name": str}),
+            synthetic_images=np.load(folder / SYNTHETIC_IMAGES, mmap_mode="r"),
+            synthetic_labels=np.load(folder / SYNTHETIC_LABELS),
+            auxiliary_outliers=np.load(folder / AUXILIARY_OUTLIERS, mmap_mode="r"),
+            outlier_names=list(metadata["auxiliary_outliers"]),
+            settings=ImageSettings.model_validate(metadata["images"]),
+            split=Split.model_validate(metadata["split"]),
+            dataset=metadata["dataset"],
+            digest=files.md5(folder / METADATA),
+        )
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PreparedError(
             f"{folder} is incomplete ({error}). Run `dvc repro -f preprocess`."
         ) from error
-    return Prepared(
-        images=np.load(folder / IMAGES, mmap_mode="r"),
-        samples=pd.read_csv(
-            folder / SAMPLES,
-            keep_default_na=False,
-            na_values={side: [""] for side in ("left", "top", "right", "bottom")},
-        ),
-        labels=pd.read_csv(folder / LABELS, keep_default_na=False, dtype={"Name": str}),
-        synthetic_images=np.load(folder / SYNTHETIC_IMAGES, mmap_mode="r"),
-        synthetic_labels=np.load(folder / SYNTHETIC_LABELS),
-        auxiliary_outliers=np.load(folder / OUTLIERS, mmap_mode="r"),
-        outlier_names=outlier_names,
-        settings=settings,
-        split=split,
-        dataset=dataset,
-        digest=md5(folder / METADATA),
-    )
 
 
-def md5(path: Path) -> str:
-    """The md5 of a file, the name under which DVC's cache keeps it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
+def _check(path: Path, expected: str) -> None:
+    if files.md5(path) != expected:
+        raise PreparedError(
+            f"{path} is damaged: it is not what the preprocess stage wrote. "
+            f"Delete it and its copy in the cache, "
+            f".dvc/cache/files/md5/{expected[:2]}/{expected[2:]}, "
+            "then run `dvc repro -f preprocess`."
+        )

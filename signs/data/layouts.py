@@ -1,6 +1,6 @@
-"""Raw photo sets, all read into one table.
+"""Raw data sets, whatever their layout, as one table.
 
-A set is a folder under data/ and holds one of:
+A data set is a folder under data/ and holds one of:
 - class sub-folders with image files (folder name = class id, or class name);
 - zip archives with such class sub-folders;
 - the official archives of the German benchmark (GTSRB), read in place: Stallkamp et al.,
@@ -14,6 +14,7 @@ import csv
 import io
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -21,10 +22,10 @@ import numpy as np
 import pandas as pd
 
 from signs.data.archives import Archive
-from signs.errors import UserError
 from signs.data.images import SUFFIXES, Region
+from signs.errors import UserError
+from signs.paths import DATA
 
-DATA = Path("data")
 LABELS = Path(__file__).parent / "labels"
 
 GTSRB_TRAINING = "GTSRB_Final_Training_Images.zip"
@@ -36,19 +37,23 @@ GTSRB_COLUMNS = ["Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "R
 # images (class 0: 150) are in circulation; accuracies on them compare with nothing.
 EXPECTED_FILES = {"signs": {"training": 4_170}, "gtsrb": {"training": 39_209, "test": 12_630}}
 
-COLUMNS = ["file", "class_id", "track", "fixed_split", "left", "top", "right", "bottom"]
+REGION = ["left", "top", "right", "bottom"]
+COLUMNS = ["file", "class_id", "track", "fixed_split", *REGION]
+
+Row = tuple[object, ...]  # in the order of COLUMNS
+Problem = tuple[str, str]  # file, what is wrong with it
 
 
 class DatasetError(UserError):
-    """A photo set is missing, damaged or contradicts itself."""
+    """A data set is missing, damaged or contradicts itself."""
 
 
 @dataclass
 class Dataset:
-    """A raw photo set.
+    """A raw data set.
 
     Attributes:
-        folder: where it lies.
+        folder: where it is.
         table: one row an image: file (path below the folder; archives count as folders),
             class_id, track (photos of one physical sign; "" if unknown), fixed_split
             ("test" if the set says so, else ""), left/top/right/bottom (the sign's region
@@ -60,11 +65,11 @@ class Dataset:
     folder: Path
     table: pd.DataFrame
     names: dict[int, str]
-    problems: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
 
 def read(name: str, data: Path = DATA) -> Dataset:
-    """List the images of the photo set `name`; decodes none of them.
+    """The images of the data set `name`; decodes none of them.
 
     Raises:
         DatasetError: missing, empty, incomplete or damaged set, or unusable labels.
@@ -72,7 +77,7 @@ def read(name: str, data: Path = DATA) -> Dataset:
     folder = data / name
     if not folder.is_dir():
         raise DatasetError(
-            f"The photo set {name!r} is not there: {folder} is missing. {_how_to_get(name)}"
+            f"The data set {name!r} is not there: {folder} is missing. {_how_to_get(name)}"
         )
     if (folder / GTSRB_TRAINING).exists():
         rows, problems = _gtsrb(folder)
@@ -91,15 +96,15 @@ def read(name: str, data: Path = DATA) -> Dataset:
 
 
 def regions(table: pd.DataFrame) -> list[Region | None]:
-    """The sign's place on each photo; None where it is the whole image."""
+    """The sign's region on each photo; None where it is the whole image."""
     return [
         None if np.isnan(region[0]) else (region[0], region[1], region[2], region[3])
-        for region in table[COLUMNS[4:]].to_numpy(dtype=float)
+        for region in table[REGION].to_numpy(dtype=float)
     ]
 
 
 class Reader:
-    """Reads files of a photo set by the table's `file` column; keeps its archives open."""
+    """Reads files of a data set by the table's `file` column; keeps its archives open."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -121,9 +126,9 @@ class Reader:
 
 def _how_to_get(name: str) -> str:
     return {
-        "synthetic": "`dvc repro synthesize` draws it.",
-        "ood": "`dvc repro synthesize` draws it.",
-        "auxiliary_outliers": "`dvc repro synthesize` draws it.",
+        "synthetic": "`dvc repro synthesize` makes it.",
+        "ood": "`dvc repro synthesize` makes it.",
+        "auxiliary_outliers": "`dvc repro synthesize` makes it.",
         "signs": "`make data` fetches it, or `dvc pull data.dvc` from your team's remote.",
         "gtsrb": "README.md says which official archives belong there, or `dvc pull gtsrb.dvc`.",
     }.get(name, f"Put one sub-folder for each class into data/{name}.")
@@ -141,36 +146,9 @@ def _check_count(name: str, table: pd.DataFrame) -> None:
             )
 
 
-def _class_folders(
-    folder: Path,
-) -> tuple[list[tuple[object, ...]], list[tuple[str, str]], dict[int, str]]:
+def _class_folders(folder: Path) -> tuple[list[Row], list[Problem], dict[int, str]]:
     """Images by class sub-folder, in the folder itself and in its zip archives."""
-    by_class: dict[str, list[str]] = {}
-    problems: list[tuple[str, str]] = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.is_file() and p.name[0] != ".")
-            names = [p.relative_to(folder).as_posix() for p in files]
-            deeper = [name for name in names if name.count("/") > 1]
-            if deeper:
-                raise DatasetError(
-                    f"{folder / deeper[0]} lies too deep: images belong directly into their "
-                    f"class folder, as in {folder.name}/<class>/<image>."
-                )
-            by_class.setdefault(path.name, []).extend(names)
-        elif path.suffix.lower() in SUFFIXES:
-            problems.append((path.name, "lies in no class folder"))
-        elif path.suffix == ".zip":
-            for member in _members(path):
-                parent = PurePosixPath(member).parent.name
-                if PurePosixPath(member).name.startswith("."):
-                    continue
-                if parent:
-                    by_class.setdefault(parent, []).append(f"{path.name}/{member}")
-                elif PurePosixPath(member).suffix.lower() in SUFFIXES:
-                    problems.append((f"{path.name}/{member}", "lies in no class folder"))
+    by_class, problems = _files_by_class(folder)
     numeric = [name.isdecimal() for name in by_class]
     if any(numeric) and not all(numeric):
         odd = sorted(name for name in by_class if not name.isdecimal())
@@ -181,10 +159,10 @@ def _class_folders(
     # 10 comes after 9, not after 1: text order would give the classes wrong names.
     order = sorted(by_class, key=int) if all(numeric) else sorted(by_class)
     ids = [int(name) for name in order] if all(numeric) else list(range(len(order)))
-    repeated = {str(i) for i in ids if ids.count(i) > 1}
+    repeated = sorted({str(i) for i in ids if ids.count(i) > 1})
     if repeated:
-        raise DatasetError(f"{folder} has several folders for class {', '.join(sorted(repeated))}.")
-    rows: list[tuple[object, ...]] = []
+        raise DatasetError(f"{folder} has several folders for class {', '.join(repeated)}.")
+    rows: list[Row] = []
     for class_id, name in zip(ids, order, strict=True):
         if not by_class[name]:
             problems.append((name, "the class folder is empty"))
@@ -192,60 +170,94 @@ def _class_folders(
     return rows, problems, dict(zip(ids, order, strict=True))
 
 
-def _gtsrb(folder: Path) -> tuple[list[tuple[object, ...]], list[tuple[str, str]]]:
-    rows, problems = _gtsrb_archive(folder / GTSRB_TRAINING, folder / GTSRB_TRAINING, "")
-    images, tables = test = folder / GTSRB_TEST, folder / GTSRB_TEST_LABELS
-    if all(path.exists() for path in test):
-        more_rows, more_problems = _gtsrb_archive(images, tables, "test")
+def _files_by_class(folder: Path) -> tuple[dict[str, list[str]], list[Problem]]:
+    """The files of each class folder, and the images that are in none."""
+    by_class: dict[str, list[str]] = {}
+    problems: list[Problem] = []
+    for path in sorted(path for path in folder.iterdir() if path.name[0] != "."):
+        if path.is_dir():
+            by_class.setdefault(path.name, []).extend(_files_of_class(folder, path))
+            continue
+        members = _members(path) if path.suffix == ".zip" else [""]
+        for member in map(PurePosixPath, members):
+            file = (PurePosixPath(path.name) / member).as_posix()
+            if member.name.startswith("."):
+                continue
+            if member.parent.name:
+                by_class.setdefault(member.parent.name, []).append(file)
+            elif PurePosixPath(file).suffix.lower() in SUFFIXES:
+                problems.append((file, "is in no class folder"))
+    return by_class, problems
+
+
+def _files_of_class(folder: Path, path: Path) -> list[str]:
+    found = sorted(p for p in path.rglob("*") if p.is_file() and p.name[0] != ".")
+    names = [p.relative_to(folder).as_posix() for p in found]
+    deeper = [name for name in names if name.count("/") > 1]
+    if deeper:
+        raise DatasetError(
+            f"{folder / deeper[0]} is too deep: images belong directly into their "
+            f"class folder, as in {folder.name}/<class>/<image>."
+        )
+    return names
+
+
+def _gtsrb(folder: Path) -> tuple[list[Row], list[Problem]]:
+    training = folder / GTSRB_TRAINING
+    rows, problems = _gtsrb_archive(training, training, "")
+    test = folder / GTSRB_TEST, folder / GTSRB_TEST_LABELS
+    absent = [path.name for path in test if not path.exists()]
+    if not absent:
+        more_rows, more_problems = _gtsrb_archive(*test, "test")
         return rows + more_rows, problems + more_problems
-    present = [path.name for path in test if path.exists()]
-    if present:
-        absent = next(path.name for path in test if not path.exists())
-        raise DatasetError(f"{folder} has {present[0]} but not {absent}; the test set needs both.")
+    if len(absent) == 1:
+        present = next(path.name for path in test if path.exists())
+        raise DatasetError(f"{folder} has {present} but not {absent[0]}; the test set needs both.")
     return rows, problems
 
 
-def _gtsrb_archive(
-    images: Path, tables: Path, split: str
-) -> tuple[list[tuple[object, ...]], list[tuple[str, str]]]:
+def _gtsrb_archive(images: Path, tables: Path, split: str) -> tuple[list[Row], list[Problem]]:
     """Rows from the CSVs in `tables` for the images in `images`."""
     members = set(_members(images))
     by_name = {PurePosixPath(member).name: member for member in members}
-    tables_found = [m for m in sorted(_members(tables)) if m.endswith(".csv")]
-    if not tables_found:
+    found = [member for member in sorted(_members(tables)) if member.endswith(".csv")]
+    if not found:
         raise DatasetError(f"{tables} holds no CSV table with regions and classes.")
-    rows: list[tuple[object, ...]] = []
-    problems: list[tuple[str, str]] = []
-    with zipfile.ZipFile(tables) as archive:
-        for table in tables_found:
-            try:
-                text = archive.read(table).decode("utf-8")
-            except (zipfile.BadZipFile, zlib.error, UnicodeDecodeError) as error:
-                raise DatasetError(f"{tables.name}/{table} cannot be read: {error}.") from error
-            reader = csv.DictReader(io.StringIO(text), delimiter=";")
-            if reader.fieldnames is None or list(reader.fieldnames) != GTSRB_COLUMNS:
-                raise DatasetError(
-                    f"{tables.name}/{table} must have the columns {';'.join(GTSRB_COLUMNS)}."
-                )
-            beside = PurePosixPath(table).parent
-            for row in reader:
-                try:
-                    class_id, region = int(row["ClassId"]), _region(row)
-                except (TypeError, ValueError) as error:
-                    raise DatasetError(
-                        f"{tables.name}/{table}, line {reader.line_num}: a value is missing, is "
-                        f"no whole number, or the region lies outside of the image ({error})."
-                    ) from error
-                member = str(beside / row["Filename"])
-                if split:
-                    member = by_name.get(row["Filename"], member)
-                file = f"{images.name}/{member}"
-                if member not in members:
-                    problems.append((file, f"listed in {table} but not in the archive"))
-                    continue
-                track = "" if split else f"{class_id}/{row['Filename'].split('_')[0]}"
-                rows.append((file, class_id, track, split, *region))
+    rows: list[Row] = []
+    problems: list[Problem] = []
+    for table in found:
+        for name, class_id, region in _gtsrb_table(tables, table):
+            member = str(PurePosixPath(table).parent / name)
+            if split:
+                member = by_name.get(name, member)
+            file = f"{images.name}/{member}"
+            if member not in members:
+                problems.append((file, f"listed in {table} but not in the archive"))
+                continue
+            track = "" if split else f"{class_id}/{name.split('_')[0]}"
+            rows.append((file, class_id, track, split, *region))
     return rows, problems
+
+
+def _gtsrb_table(archive: Path, table: str) -> Iterator[tuple[str, int, tuple[float, ...]]]:
+    """File name, class id and region of each row of a table of the benchmark."""
+    place = f"{archive.name}/{table}"
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            text = opened.read(table).decode("utf-8")
+    except (zipfile.BadZipFile, zlib.error, UnicodeDecodeError) as error:
+        raise DatasetError(f"{place} cannot be read: {error}.") from error
+    reader = csv.DictReader(io.StringIO(text), delimiter=";")
+    if reader.fieldnames is None or list(reader.fieldnames) != GTSRB_COLUMNS:
+        raise DatasetError(f"{place} must have the columns {';'.join(GTSRB_COLUMNS)}.")
+    for row in reader:
+        try:
+            yield row["Filename"], int(row["ClassId"]), _region(row)
+        except (TypeError, ValueError) as error:
+            raise DatasetError(
+                f"{place}, line {reader.line_num}: a value is missing, is "
+                f"no whole number, or the region lies outside of the image ({error})."
+            ) from error
 
 
 def _region(row: dict[str, str]) -> tuple[float, ...]:
@@ -281,29 +293,39 @@ def _names(
 ) -> dict[int, str]:
     """Class names from a labels CSV; from the folders if there is none."""
     candidates = [folder / "labels.csv", LABELS / f"{name}.csv"]
+    if (folder / GTSRB_TRAINING).exists():
+        candidates.append(LABELS / "gtsrb.csv")
     path = next((p for p in candidates if p.exists()), None)
-    if path is None and (folder / GTSRB_TRAINING).exists():
-        path = LABELS / "gtsrb.csv"
     if path is None:
         return {i: folder_names.get(i, str(i)) for i in class_ids}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        try:
-            reader = csv.DictReader(io.StringIO(file.read()))
-        except UnicodeDecodeError as error:
-            raise DatasetError(f"{path} is not in UTF-8 ({error}); save it so.") from error
-        if not {"ClassId", "Name"} <= set(reader.fieldnames or []):
-            raise DatasetError(
-                f"{path} must have the columns ClassId,Name; found {reader.fieldnames}."
-            )
-        names: dict[int, str] = {}
-        for row in reader:
-            if not (row["ClassId"] or "").strip().isdecimal() or not (row["Name"] or "").strip():
-                raise DatasetError(f"{path}, line {reader.line_num}: a class id or name is wrong.")
-            class_id = int(row["ClassId"])
-            if class_id in names:
-                raise DatasetError(f"{path} names class {class_id} twice.")
-            names[class_id] = row["Name"].strip()
+    names = read_labels(path)
     missing = [str(i) for i in class_ids if i not in names]
     if missing:
         raise DatasetError(f"{path} has no name for class {', '.join(missing)}.")
     return {i: names[i] for i in class_ids}
+
+
+def read_labels(path: Path) -> dict[int, str]:
+    """Class id → name from a CSV with the columns ClassId and Name.
+
+    Raises:
+        DatasetError: other columns or encoding, a bad row, or a class that is named twice.
+    """
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is not in UTF-8 ({error}); save it in UTF-8.") from error
+    if not {"ClassId", "Name"} <= set(reader.fieldnames or []):
+        raise DatasetError(f"{path} must have the columns ClassId,Name; found {reader.fieldnames}.")
+    names: dict[int, str] = {}
+    for row in reader:
+        class_id, name = (row["ClassId"] or "").strip(), (row["Name"] or "").strip()
+        if not class_id.isdecimal() or not name:
+            raise DatasetError(f"{path}, line {reader.line_num}: a class id or name is wrong.")
+        if int(class_id) in names:
+            raise DatasetError(
+                f"{path}, line {reader.line_num}: class {class_id} is named twice. "
+                "Remove one of the rows."
+            )
+        names[int(class_id)] = name
+    return names

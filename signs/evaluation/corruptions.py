@@ -1,11 +1,10 @@
-"""What weather, cameras and networks do to photos, in five levels of severity each.
+"""Common corruptions of photos: 13 kinds in five levels of severity each.
 
 Kinds and most strengths follow D. Hendrycks and T. Dietterich, "Benchmarking Neural Network
 Robustness to Common Corruptions and Perturbations" (ICLR 2019); lengths are shares of a side
-here, for photos of signs are of all sizes. Occlusion, rotation, shift and scale are added.
+here, because photos of signs have all sizes. Occlusion, rotation, shift and scale are added.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from signs.data.blur import motion_kernel
 from signs.data.images import Image, Region
 
 LEVELS = range(1, 6)
@@ -26,7 +26,7 @@ Change = Callable[[Floats, float, np.random.Generator, Region], Floats]
 def corrupt(
     photo: Image, kind: str, level: int, rng: np.random.Generator, region: Region | None = None
 ) -> Image:
-    """A photo as it would look in bad conditions.
+    """A corrupted photo.
 
     Args:
         photo: RGB, uint8 (H, W, 3), as decoded.
@@ -46,7 +46,7 @@ def corrupt(
 
 
 def all_variants(photo: Image, seed: int, region: Region | None = None) -> list[Image]:
-    """A photo in each kind and level of bad conditions, kinds outermost."""
+    """A photo in each kind and level of corruption, kinds outermost."""
     return [
         corrupt(photo, kind, level, np.random.default_rng([seed, number, level]), region)
         for number, kind in enumerate(KINDS)
@@ -91,22 +91,9 @@ def _fog(photo: Floats, density: float, rng: np.random.Generator, _: Region) -> 
 
 
 def _motion_blur(photo: Floats, length: float, rng: np.random.Generator, _: Region) -> Floats:
-    kernel = streak(length * max(photo.shape[:2]), rng.uniform(0, np.pi))
+    kernel = motion_kernel(length * max(photo.shape[:2]), rng.uniform(0, np.pi))
     blurred: Floats = cv2.filter2D(photo, -1, kernel, borderType=cv2.BORDER_REPLICATE)
     return blurred
-
-
-def streak(length: float, angle: float) -> Floats:
-    """The kernel of a motion blur: `length` in pixels, `angle` in radians; it sums to 1."""
-    reach = length / 2
-    half, steps = math.ceil(reach) + 1, max(1, math.ceil(4 * reach))
-    kernel = np.zeros((2 * half + 1, 2 * half + 1), np.float32)
-    # Streaks are a few pixels long: too few for NumPy to be faster.
-    for step in range(-steps, steps + 1):
-        along = reach * step / steps
-        row, column = round(along * math.sin(angle)), round(along * math.cos(angle))
-        kernel[half + row, half + column] += 1 / (2 * steps + 1)
-    return kernel
 
 
 def _defocus(photo: Floats, radius: float, _: np.random.Generator, __: Region) -> Floats:

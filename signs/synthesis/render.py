@@ -1,10 +1,9 @@
-"""Photos of traffic signs, made from vector drawings.
+"""Synthetic photos of traffic signs, rendered from vector templates.
 
-Each class of a label set has a drawing, signs/synthesis/templates/<label set>/<class id>.svg, or
-several where the road has several: 27.svg, 27b.svg. A photo is one of them seen askew, in
-some light, before some background, by a camera that blurs and adds noise. The photos are
-unrealistic on purpose: a network that has seen more than reality holds reads real signs.
-Nothing is ever flipped, for that changes the meaning of eight classes.
+A photo is one template of its class seen askew, in some light, before some background, by a
+camera that blurs and adds noise. The photos are unrealistic on purpose: a network that has seen
+more variation than reality holds reads real signs. Nothing is ever flipped, because that changes
+the meaning of eight classes.
 """
 
 import math
@@ -12,20 +11,16 @@ import random
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import cv2
 import numpy as np
-import numpy.typing as npt
-import resvg_py
 
+from signs.data.blur import motion_kernel
 from signs.data.images import Image
-from signs.errors import UserError
-from signs.evaluation.corruptions import streak
 from signs.params import Range, Synthesize
+from signs.synthesis.svg import Floats, pyramid, templates_of
 
-TEMPLATES = Path(__file__).parent / "templates"
-TEMPLATE_SIDE = 128
 NO_SIGN = 1000
 RANDOM_NUMBERS = 2**20
 
@@ -34,80 +29,11 @@ FRAME = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32)
 # Of clouds behind a sign, in cells a side: from soft light to leaves.
 GRAINS = ((2,), (3, 7), (2, 9, 17), (8, 16), (16, 31))
 
-# float32 throughout, but OpenCV's type hints do not say so.
-Floats = npt.NDArray[Any]
 T = TypeVar("T")
 
 
-class TemplateError(UserError):
-    """A drawing of signs/synthesis/templates cannot be used; the text says which and why."""
-
-
-def label_set(dataset: str) -> str:
-    """The label set that is drawn for a photo set: its own if that has drawings, else GTSRB's."""
-    return dataset if (TEMPLATES / dataset).is_dir() else "gtsrb"
-
-
-def other_label_sets(labels: str) -> list[str]:
-    """All label sets that have drawings, but this one."""
-    found = {path.name for path in TEMPLATES.iterdir() if path.is_dir()}
-    return sorted(found - {labels})
-
-
-@cache
-def templates_of(labels: str) -> dict[int, tuple[Path, ...]]:
-    """The files with the drawings of each class of a label set, in numeric order."""
-    found: dict[int, tuple[Path, ...]] = {}
-    for path in sorted((TEMPLATES / labels).glob("*.svg")):
-        class_id = int(path.stem.rstrip("bcdefgh"))
-        found[class_id] = (*found.get(class_id, ()), path)
-    return dict(sorted(found.items()))
-
-
-def rasterize(path: Path, side: int = TEMPLATE_SIDE) -> Image:
-    """Draw an SVG file: BGRA, uint8 (side, side, 4).
-
-    Raises:
-        TemplateError: the file is missing, no SVG, not square, or draws nothing.
-    """
-    try:
-        png = resvg_py.svg_to_bytes(
-            svg_string=path.read_text(encoding="utf-8"),
-            width=side,
-            height=side,
-            skip_system_fonts=True,
-        )
-    except (OSError, ValueError) as error:
-        raise TemplateError(f"{path} cannot be drawn: {error}") from error
-    image = cv2.imdecode(np.frombuffer(bytes(png), np.uint8), cv2.IMREAD_UNCHANGED)
-    if image is None or image.shape != (side, side, 4):
-        raise TemplateError(f"{path} must be square")
-    if not image[:, :, 3].any():
-        raise TemplateError(f"{path} draws nothing")
-    return image.astype(np.uint8, copy=False)
-
-
-@cache
-def _pyramid(drawing: Path) -> list[Floats]:
-    """A drawing at full side, half, quarter and eighth; alpha in 0..1, colours multiplied by it.
-
-    It fills the square, as a sign fills the frame that was cut around it: triangles, too, which
-    are an eighth wider than high, are about square in GTSRB's frames.
-    """
-    tile: Floats = rasterize(drawing).astype(np.float32)
-    left, top, width, height = cv2.boundingRect((tile[:, :, 3] > 0).astype(np.uint8))
-    tile = tile[top : top + height, left : left + width]
-    tile[:, :, 3] /= 255
-    tile[:, :, :3] *= tile[:, :, 3:]
-    tile = cv2.resize(tile, (TEMPLATE_SIDE, TEMPLATE_SIDE), interpolation=cv2.INTER_AREA)
-    levels: list[Floats] = [tile]
-    for _ in range(3):
-        levels.append(cv2.resize(levels[-1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
-    return levels
-
-
 class Dice(random.Random):
-    """The chance of one photo; for single numbers much faster than NumPy's generators."""
+    """The random numbers of one photo; for single numbers much faster than NumPy's generators."""
 
     def within(self, limits: Range) -> float:
         """A value of the range."""
@@ -143,8 +69,8 @@ def _photograph(settings: Synthesize, labels: str, class_id: int, dice: Dice) ->
     light = _level(settings, dice)
     scene = _background(settings, dice, labels, side, light)
     if class_id != NO_SIGN:
-        drawing = dice.one_of(templates_of(labels)[class_id])
-        scene = _paint(settings, dice, scene, drawing, _corners(settings, dice, side), light)
+        template = dice.one_of(templates_of(labels)[class_id])
+        scene = _paint(settings, dice, scene, template, _corners(settings, dice, side), light)
     if dice.random() < settings.occlusion:
         scene = _occlude(dice, scene, light)
     scene = cv2.multiply(scene, _as_colour(_shade(settings, dice, side)))
@@ -163,7 +89,7 @@ def _level(settings: Synthesize, dice: Dice) -> float:
 def _corners(
     settings: Synthesize, dice: Dice, side: int, offset: tuple[float, float] = (0, 0)
 ) -> Floats:
-    """Where the drawing's four corners come to lie, float32 (4, 2) in pixels.
+    """Where the template's four corners come to lie, float32 (4, 2) in pixels.
 
     `offset`, in sides, is how far the sign lies off the frame's middle.
     """
@@ -184,10 +110,10 @@ def _corners(
 
 
 def _paint(
-    settings: Synthesize, dice: Dice, scene: Floats, drawing: Path, corners: Floats, light: float
+    settings: Synthesize, dice: Dice, scene: Floats, template: Path, corners: Floats, light: float
 ) -> Floats:
     """Put a sign, in faded or strong colours and unevenly worn, into the scene."""
-    side, levels = len(scene), _pyramid(drawing)
+    side, levels = len(scene), pyramid(template)
     if dice.random() < settings.aliasing:
         tile = levels[0]
     else:
@@ -217,7 +143,7 @@ def _paint(
 
 
 def _bend(layer: Floats, strength: float, dice: Dice) -> Floats:
-    """Push each part of a drawing a little to some side: dented sheets, other draughtsmen.
+    """Push each part of a template a little to some side: dented sheets, other designs.
 
     Elastic distortion, P. Simard et al., "Best Practices for Convolutional Neural Networks
     Applied to Visual Document Analysis" (ICDAR 2003), with smooth noise for a field.
@@ -370,7 +296,7 @@ def _expose(settings: Synthesize, dice: Dice, scene: Floats, haze: float, light:
     if dice.random() < 0.5:
         scene = cv2.GaussianBlur(scene, (0, 0), max(strength, 0.05))
     else:
-        scene = cv2.filter2D(scene, -1, streak(strength * 3, dice.uniform(0, math.pi)))
+        scene = cv2.filter2D(scene, -1, motion_kernel(strength * 3, dice.uniform(0, math.pi)))
     noise = _piece(_normal(), dice, scene.shape)
     strength = dice.within(settings.noise) * min(light, 255)
     # To 0..255 in whole numbers, as OpenCV does it.

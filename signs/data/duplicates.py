@@ -1,0 +1,106 @@
+"""Which photos show the same thing, and which of them stand on two sides of a split.
+
+A group is a set of images that must stay together: exact duplicates (same decoded pixels),
+near-duplicates (thumbnails that correlate) and tracks (frames of one physical sign, if the data
+set names them), joined transitively.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from signs.data.splits import TEST, TRAIN, VALIDATION, Ints, Strings
+
+Pairs = npt.NDArray[np.int64]
+
+BLOCK = 1024
+
+
+def same_value_pairs(values: Strings) -> Pairs:
+    """Pairs (M, 2) that chain all images with the same non-empty value."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    same = (ordered[1:] == ordered[:-1]) & (ordered[1:] != "")
+    return np.stack([order[:-1][same], order[1:][same]], axis=1)
+
+
+def near_duplicate_pairs(
+    thumbnails: npt.NDArray[np.uint8], labels: Ints, similarity: float
+) -> Pairs:
+    """Pairs (M, 2) of images of one class whose thumbnails correlate above `similarity`.
+
+    Args:
+        thumbnails: uint8 (N, side, side), grey.
+        labels: (N,); images of different classes are not compared, as 60 and 80 km/h
+            signs look alike without being the same photo.
+        similarity: Pearson correlation, 0 to 1.
+    """
+    pairs = [np.empty((0, 2), np.int64)]
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        for first, second in _correlated(thumbnails[rows], thumbnails[rows], similarity):
+            above = first < second
+            pairs.append(np.stack([rows[first[above]], rows[second[above]]], axis=1))
+    return np.concatenate(pairs)
+
+
+def _correlated(
+    left: npt.NDArray[np.uint8], right: npt.NDArray[np.uint8], similarity: float
+) -> Iterator[tuple[Ints, Ints]]:
+    """Index pairs whose correlation exceeds `similarity`, in blocks that bound the memory."""
+    for start in range(0, len(left), BLOCK):
+        rows = _standardise(left[start : start + BLOCK])
+        for offset in range(0, len(right), BLOCK):
+            columns = _standardise(right[offset : offset + BLOCK])
+            first, second = np.nonzero(rows @ columns.T > similarity)
+            yield first + start, second + offset
+
+
+def _standardise(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    flat = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
+    flat -= flat.mean(axis=1, keepdims=True)
+    # A blank image correlates with nothing.
+    norms = np.linalg.norm(flat, axis=1, keepdims=True)
+    result: npt.NDArray[np.float32] = flat / np.maximum(norms, 1e-6)
+    return result
+
+
+def groups(count: int, pairs: Pairs) -> Ints:
+    """Number the connected components: (count,) group of each image."""
+    # Not above: each worker process of a stage imports what the stage imports.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), (count, count))
+    components: Ints = connected_components(graph, directed=False)[1].astype(np.int64)
+    return components
+
+
+def count_shared(split: Strings, values: Strings) -> dict[str, int]:
+    """How many validation and test images share a non-empty value with a training image.
+
+    Looks at the finished split alone, not at how it was made: this is the leak check.
+    """
+    training = np.unique(values[(split == TRAIN) & (values != "")])
+    return {
+        name: int(np.isin(values[split == name], training).sum()) for name in (VALIDATION, TEST)
+    }
+
+
+def count_near_duplicates(
+    split: Strings, thumbnails: npt.NDArray[np.uint8], labels: Ints, similarity: float
+) -> dict[str, int]:
+    """How many validation and test images have a near-duplicate of their class in training."""
+    counts = {}
+    # The same product, summed in other blocks than when grouping, differs in its last digits.
+    similarity += 1e-5
+    for name in (VALIDATION, TEST):
+        found = 0
+        for label in np.unique(labels):
+            held_out = thumbnails[(split == name) & (labels == label)]
+            training = thumbnails[(split == TRAIN) & (labels == label)]
+            matched = [first for first, _ in _correlated(held_out, training, similarity)]
+            found += len(np.unique(np.concatenate(matched))) if matched else 0
+        counts[name] = found
+    return counts
