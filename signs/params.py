@@ -5,6 +5,7 @@ of the wrong type or out of range raises `ParamsError`, which names the key, the
 value found and what is allowed, for all problems at once.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -12,8 +13,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from signs.errors import UserError
-
-PARAMS_FILE = Path("params.yaml")
+from signs.paths import PARAMS as PARAMS_FILE
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -36,7 +36,7 @@ Model = TypeVar("Model", bound=Block)
 
 
 class Range(Block):
-    """An interval from which values are drawn uniformly."""
+    """An interval from which values are taken uniformly."""
 
     low: Annotated[float, Field(allow_inf_nan=False)]
     high: Annotated[float, Field(allow_inf_nan=False)]
@@ -262,11 +262,11 @@ class Params(Block):
                 f"evaluate.external_set and dataset are both {self.dataset!r}; "
                 "name another set or set evaluate.external_photos to 0"
             )
-        drawn = self.train.recipe.synthetic_share
-        if self.evaluate.external_photos and self.evaluate.external_set == "synthetic" and drawn:
+        share = self.train.recipe.synthetic_share
+        if self.evaluate.external_photos and self.evaluate.external_set == "synthetic" and share:
             raise ValueError(
-                "evaluate.external_set is 'synthetic', but drawn photos train beside the others "
-                f"(train.{self.train.network}.synthetic_share is {drawn:g}); name another set"
+                "evaluate.external_set is 'synthetic', but synthetic photos are in training "
+                f"(train.{self.train.network}.synthetic_share is {share:g}); name another set"
             )
         return self
 
@@ -301,6 +301,18 @@ def read(path: Path = PARAMS_FILE) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ParamsError(f"{path} must hold a mapping of keys to values.")
     return content
+
+
+def assign(content: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Set dotted keys, such as train.seed, in place; blocks that are missing are made."""
+    for key, value in values.items():
+        *blocks, last = key.split(".")
+        block = content
+        for name in blocks:
+            if not isinstance(block.get(name), dict):
+                block[name] = {}
+            block = block[name]
+        block[last] = value
 
 
 def validate(model: type[Model], content: object, place: object) -> Model:

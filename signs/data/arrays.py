@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from signs import files
-from signs.data.layouts import REGION
+from signs.data.images import REGION
 from signs.errors import UserError
 from signs.params import ImageSettings, Split
 from signs.paths import PREPARED

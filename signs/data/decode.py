@@ -87,7 +87,7 @@ def digest(image: images.Image) -> str:
 
 def _chunks(samples: pd.DataFrame) -> Iterator[Chunk]:
     names = samples["file"].tolist()
-    regions = samples[layouts.REGION].to_numpy()
+    regions = samples[images.REGION].to_numpy()
     for start in range(0, len(names), CHUNK):
         yield start, names[start : start + CHUNK], regions[start : start + CHUNK]
 

@@ -28,6 +28,7 @@ TRAILING_BYTES = 1024
 Image = npt.NDArray[np.uint8]
 # Left, top, right and bottom in shares of width and height, 0 to 1.
 Region = tuple[float, float, float, float]
+REGION = ["left", "top", "right", "bottom"]  # its columns in tables
 
 
 class ImageError(UserError):
@@ -72,7 +73,7 @@ def prepare(
     settings: ImageSettings,
     region: Region | None = None,
 ) -> Image:
-    """Crop, resize and even out the contrast of a decoded photo.
+    """Crop and resize a decoded photo, and equalize its contrast.
 
     Args:
         image: RGB, uint8 (H, W, 3).
@@ -86,8 +87,8 @@ def prepare(
     Raises:
         ImageError: the region lies outside of the image.
     """
-    evened: Image = equalize(crop_and_resize(image, settings, region)[None], settings)[0]
-    return evened
+    equalized: Image = equalize(crop_and_resize(image, settings, region)[None], settings)[0]
+    return equalized
 
 
 def crop_and_resize(image: Image, settings: ImageSettings, region: Region | None = None) -> Image:
@@ -146,7 +147,7 @@ def _crop(image: Image, region: Region, margin: float) -> Image:
 
 
 def _equalized(lumas: Image, contrast: str) -> Image:
-    """Grey images, uint8 (N, side, side), each evened out by itself, in place."""
+    """Grey images, uint8 (N, side, side), each equalized by itself, in place."""
     for luma in lumas:
         if contrast == "equalize":
             cv2.equalizeHist(luma, luma)

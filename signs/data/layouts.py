@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from signs.data.archives import Archive
-from signs.data.images import SUFFIXES, Region
+from signs.data.images import REGION, SUFFIXES, Region
 from signs.errors import UserError
 from signs.paths import DATA
 
@@ -37,7 +37,6 @@ GTSRB_COLUMNS = ["Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "R
 # images (class 0: 150) are in circulation; accuracies on them compare with nothing.
 EXPECTED_FILES = {"signs": {"training": 4_170}, "gtsrb": {"training": 39_209, "test": 12_630}}
 
-REGION = ["left", "top", "right", "bottom"]
 COLUMNS = ["file", "class_id", "track", "fixed_split", *REGION]
 
 Row = tuple[object, ...]  # in the order of COLUMNS

@@ -1,9 +1,10 @@
-"""Confidence that means something: temperature, threshold, calibration error, intervals."""
+"""Calibration: temperature, thresholds, expected calibration error, intervals."""
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
+from scipy.stats import binomtest
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
@@ -43,15 +44,15 @@ def expected_calibration_error(confidence: Floats, correct: Bools, bins: int = E
 
 
 def precision_threshold(confidence: Floats, correct: Bools, precision: float) -> float:
-    """The lowest confidence from which on the wanted share of answers is right.
+    """The lowest confidence above which the target share of predictions is right.
 
-    Answers below it are called "unknown". If no threshold reaches the precision, the
-    highest confidence seen is returned: then almost everything is unknown, which is honest.
+    Predictions below it are "unknown". If no threshold reaches the precision, the highest
+    confidence seen is returned: then almost everything is unknown.
 
     Args:
         confidence: (N,) of held-out images, 0 to 1.
-        correct: (N,) whether each answer is right.
-        precision: wanted share of right answers among those at or above the threshold.
+        correct: (N,) whether each prediction is right.
+        precision: target share of right predictions at or above the threshold.
     """
     order = np.argsort(-confidence, kind="stable")
     # Equal confidences stand or fall together.
@@ -61,19 +62,15 @@ def precision_threshold(confidence: Floats, correct: Bools, precision: float) ->
     return float(confidence[order][enough[-1]] if len(enough) else confidence.max())
 
 
-def coverage_threshold(confidence: Floats, accepted: float) -> float:
-    """The highest confidence that at least this share of the images, 0 to 1, reaches."""
-    needed = max(1, int(np.ceil(accepted * len(confidence) - 1e-9)))
-    return float(np.sort(confidence)[-needed])
+def coverage_threshold(scores: Floats, coverage: float) -> float:
+    """The highest score that at least this share of the images, 0 to 1, reaches."""
+    needed = max(1, int(np.ceil(coverage * len(scores) - 1e-9)))
+    return float(np.sort(scores)[-needed])
 
 
 def wilson_interval(successes: int, total: int) -> tuple[float, float]:
     """95 % interval of a proportion (Wilson 1927), right also near 0 and 1; (0, 1) for none."""
     if total == 0:
         return 0.0, 1.0
-    z = 1.959964
-    share = successes / total
-    centre = share + z * z / (2 * total)
-    spread = z * np.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    return float(max(0.0, (centre - spread) / scale)), float(min(1.0, (centre + spread) / scale))
+    low, high = binomtest(successes, total).proportion_ci(method="wilson")
+    return float(low), float(high)

@@ -1,4 +1,4 @@
-"""The exported classifier: one folder that holds all it takes to name a sign.
+"""The exported classifier: one folder that holds all that naming a sign takes.
 
     model.onnx        uint8 (N, size, size, channels) → logits (N, classes)
     classifier.json   classes, image settings, temperature, thresholds, provenance
@@ -8,9 +8,7 @@ NumPy, OpenCV and ONNX Runtime, but neither TensorFlow nor the rest of the pipel
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,12 @@ import numpy.typing as npt
 import onnxruntime
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from signs import files
 from signs.data import images
 from signs.errors import UserError
 from signs.params import ImageSettings
+from signs.paths import CLASSIFIER
 
-FOLDER = Path("models/classifier")
 MODEL, METADATA = "model.onnx", "classifier.json"
 
 
@@ -41,7 +40,7 @@ class Metadata(BaseModel):
         names: name of each class, in the same order.
         images: how a photo becomes the network's input.
         temperature: what logits are divided by before the softmax.
-        threshold: confidence below which the answer is "unknown", 0 to 1.
+        threshold: confidence below which the prediction is "unknown", 0 to 1.
         energy_threshold: energy score below which it is "unknown", too.
         provenance: where this came from: commit, data set, its digest, params, metrics.
     """
@@ -59,19 +58,10 @@ class Metadata(BaseModel):
     provenance: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """One class and how sure the classifier is of it (calibrated, 0 to 1)."""
-
-    class_id: int
-    name: str
-    confidence: float
-
-
 class Classifier:
     """Names the sign on a photo."""
 
-    def __init__(self, folder: Path = FOLDER, threads: int = 0) -> None:
+    def __init__(self, folder: Path = CLASSIFIER, threads: int = 0) -> None:
         """Load the classifier.
 
         Args:
@@ -83,7 +73,7 @@ class Classifier:
         """
         try:
             content = (folder / MODEL).read_bytes()
-            about = Metadata.model_validate_json((folder / METADATA).read_bytes())
+            metadata = Metadata.model_validate_json((folder / METADATA).read_bytes())
         except FileNotFoundError as error:
             raise ClassifierError(
                 f"There is no classifier in {folder} ({error.filename} is missing). "
@@ -91,7 +81,7 @@ class Classifier:
             ) from error
         except ValidationError as error:
             raise ClassifierError(f"{folder / METADATA} cannot be used: {error}") from error
-        if hashlib.sha256(content).hexdigest() != about.sha256:
+        if hashlib.sha256(content).hexdigest() != metadata.sha256:
             raise ClassifierError(
                 f"{folder / MODEL} is truncated or belongs to another {METADATA}. "
                 "`dvc repro -f train` makes it anew."
@@ -99,21 +89,21 @@ class Classifier:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        self.metadata = about
+        self.metadata = metadata
         try:
             self._session = onnxruntime.InferenceSession(
                 content, options, providers=["CPUExecutionProvider"]
             )
             self._input = self._session.get_inputs()[0].name
             blank = np.zeros((1, *self.input_shape), np.uint8)
-            answers = self.logits(blank).shape[1]
+            classes = self.logits(blank).shape[1]
         except Exception as error:  # ONNX Runtime's have no other base
             raise ClassifierError(
                 f"{folder / MODEL} cannot be used with the image settings in {METADATA}: {error}"
             ) from error
-        if not answers == len(about.class_ids) == len(about.names):
+        if not classes == len(metadata.class_ids) == len(metadata.names):
             raise ClassifierError(
-                f"{folder / MODEL} tells {answers} classes apart, {METADATA} names {len(about.names)}."
+                f"{folder / MODEL} has {classes} classes, {METADATA} names {len(metadata.names)}."
             )
 
     @property
@@ -134,39 +124,31 @@ class Classifier:
     def classify(
         self, logits: npt.NDArray[np.float32]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-        """Logits (N, classes) → calibrated probabilities (N, classes), (N,) whether known.
+        """Logits (N, classes) → calibrated probabilities (N, classes), (N,) whether accepted.
 
-        Where it is not known, "unknown" is the better answer than the likeliest class: the
-        confidence tells one class from another, the energy score known signs from anything else.
+        A prediction that is not accepted is "unknown". The confidence tells one class from
+        another; the energy score tells the known classes from everything else.
         """
-        confidences = probabilities(logits, self.metadata.temperature)
-        known = (confidences.max(axis=1) >= self.metadata.threshold) & (
+        confidence = probabilities(logits, self.metadata.temperature)
+        accepted = (confidence.max(axis=1) >= self.metadata.threshold) & (
             energy_scores(logits) >= self.metadata.energy_threshold
         )
-        return confidences, known
+        return confidence, accepted
 
     def accepted(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-        """Logits (N, classes) → (N,) whether to answer with a class; else it is "unknown"."""
+        """Logits (N, classes) → (N,) whether the prediction is accepted; else it is "unknown"."""
         return self.classify(logits)[1]
 
     def prepare(
         self, photos: Sequence[images.Image], regions: Sequence[images.Region | None] | None = None
     ) -> npt.NDArray[np.uint8]:
         """Decoded photos, RGB uint8 (H, W, 3) of any size → (N, size, size, channels)."""
-        places = regions or [None] * len(photos)
+        regions = regions or [None] * len(photos)
         rows = [
             images.prepare(photo, self.metadata.images, region)
-            for photo, region in zip(photos, places, strict=True)
+            for photo, region in zip(photos, regions, strict=True)
         ]
         return np.stack(rows) if rows else np.zeros((0, *self.input_shape), np.uint8)
-
-    def top(self, probabilities: npt.NDArray[np.float64], count: int = 5) -> list[Answer]:
-        """The `count` most probable classes of one image's (classes,) probabilities."""
-        order = np.argsort(-probabilities, kind="stable")[:count]
-        return [
-            Answer(self.metadata.class_ids[i], self.metadata.names[i], float(probabilities[i]))
-            for i in order
-        ]
 
 
 def probabilities(
@@ -191,32 +173,16 @@ def energy_scores(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return scores
 
 
-def write(
-    folder: Path,
-    model: bytes,
-    class_ids: list[int],
-    names: list[str],
-    settings: ImageSettings,
-    temperature: float,
-    threshold: float,
-    energy_threshold: float,
-    provenance: dict[str, Any],
-) -> None:
-    """Write a classifier folder around an ONNX model."""
+def write(folder: Path, model: bytes, **metadata: Any) -> None:
+    """Write a classifier folder around an ONNX model.
+
+    Args:
+        folder: is made if it is not there.
+        model: the ONNX file's bytes.
+        metadata: the fields of `Metadata`, except version and sha256.
+    """
     sha256 = hashlib.sha256(model).hexdigest()
-    about = Metadata(
-        version=sha256[:12],
-        sha256=sha256,
-        class_ids=class_ids,
-        names=names,
-        images=settings,
-        temperature=temperature,
-        threshold=threshold,
-        energy_threshold=energy_threshold,
-        provenance=provenance,
-    )
+    content = Metadata(version=sha256[:12], sha256=sha256, **metadata)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MODEL).write_bytes(model)
-    (folder / METADATA).write_text(
-        json.dumps(about.model_dump(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    files.write_json(folder / METADATA, content.model_dump())

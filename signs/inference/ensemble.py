@@ -1,9 +1,9 @@
-"""Several classifiers that answer together, each of them at several places of a photo perhaps.
+"""Several classifiers that predict together, with test-time augmentation if wanted.
 
 Averaging networks that differ in nothing but their seeds helps both accuracy and confidence:
 B. Lakshminarayanan et al., "Simple and Scalable Predictive Uncertainty Estimation using Deep
-Ensembles" (NIPS 2017), who average probabilities; logits are averaged here, for the mean shall
-have an energy score, too. D. Ciresan et al., "Multi-column deep neural network for traffic sign
+Ensembles" (NIPS 2017), who average probabilities. Here logits are averaged, so that the mean has
+an energy score too. D. Ciresan et al., "Multi-column deep neural network for traffic sign
 classification" (2012) won GTSRB with 25.
 """
 
@@ -14,40 +14,41 @@ import numpy.typing as npt
 
 from signs.data import images
 from signs.errors import UserError
-from signs.inference import classifier, revisions
+from signs.inference import revisions
+from signs.inference.classifier import Classifier, Metadata
 
 
 class Ensemble:
-    """Answers with the mean of its members' logits."""
+    """Predicts with the mean of its members' logits."""
 
-    def __init__(self, members: Sequence[classifier.Classifier], shift: int) -> None:
-        """Bring them together.
+    def __init__(self, members: Sequence[Classifier], shift: int) -> None:
+        """Join classifiers.
 
         Args:
             members: classifiers of the same classes and image settings.
-            shift: in pixels of the prepared image. Each member sees it in 9 places: where it
-                is, and moved by so much to and fro in one or both directions; 0: in one place.
+            shift: test-time augmentation, in pixels of the prepared image: each member sees it
+                where it is and moved by this much in 8 directions; 0: only where it is.
         """
         self._members, self._shift = members, shift
         steps = (-shift, 0, shift) if shift else (0,)
-        self._places = [(down, right) for down in steps for right in steps]
+        self._moves = [(down, right) for down in steps for right in steps]
         self.metadata = members[0].metadata
 
     @property
     def passes(self) -> int:
         """How many times an image goes through a network: the cost, in those of one network."""
-        return len(self._members) * len(self._places)
+        return len(self._members) * len(self._moves)
 
     def logits(self, prepared: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Prepared images, uint8 (N, size, size, channels) → mean logits, float32 (N, classes).
 
-        Each member's are divided by its temperature, so that all have the same say.
+        Each member's are divided by its temperature, so that all have the same weight.
         """
         size, most = prepared.shape[1], self._shift
         edges = [(0, 0), (most, most), (most, most), (0, 0)]
         wide = np.pad(prepared, edges, mode="edge")
         total = np.zeros((len(prepared), len(self.metadata.names)), np.float32)
-        for down, right in self._places:
+        for down, right in self._moves:
             moved = wide[:, most + down :, most + right :][:, :size, :size]
             for member in self._members:
                 total += member.logits(np.ascontiguousarray(moved)) / member.metadata.temperature
@@ -60,9 +61,7 @@ class Ensemble:
         return self._members[0].prepare(photos, regions)
 
 
-def fetch(
-    names: Sequence[str], same_as: classifier.Metadata, repository: str = "."
-) -> list[classifier.Classifier]:
+def fetch(names: Sequence[str], same_as: Metadata, repository: str = ".") -> list[Classifier]:
     """The classifiers of experiments or git revisions, from DVC's cache or remote.
 
     Args:
@@ -74,7 +73,7 @@ def fetch(
     Raises:
         UserError: one is missing, damaged or was trained on something else.
     """
-    found = []
+    members = []
     for revision in names:
         try:
             member = revisions.classifier_of(revision, repository)
@@ -83,16 +82,13 @@ def fetch(
         if _background(member.metadata) != _background(same_as):
             raise UserError(
                 f"evaluate.ensemble: the classifier of {revision!r} was trained on other photos, "
-                "another split or other image settings, so their mean cannot be measured here."
+                "another split or other image settings, so it cannot join the ensemble."
             )
-        found.append(member)
-    return found
+        members.append(member)
+    return members
 
 
-def _background(about: classifier.Metadata) -> tuple[object, ...]:
-    return (
-        about.class_ids,
-        about.images,
-        about.provenance["data"],
-        about.provenance["params"]["split"],
-    )
+def _background(metadata: Metadata) -> tuple[object, ...]:
+    provenance = metadata.provenance
+    split = provenance["params"]["split"]
+    return metadata.class_ids, metadata.images, provenance["data"], split

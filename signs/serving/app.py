@@ -23,7 +23,7 @@ import yaml
 from pydantic_core import to_json
 
 from signs.data import images
-from signs.inference import saliency
+from signs.inference import heatmap, saliency
 from signs.inference.classifier import Classifier
 from signs.inference.predictions import Answer, predict_photos
 from signs.serving import forms
@@ -165,7 +165,7 @@ class Worker:
         prepared = self.classifier.prepare([images.decode(photo)])
         label = int(self.classifier.logits(prepared)[0].argmax())
         importance = saliency.occlusion_map(self.classifier, prepared[0], label)
-        picture = saliency.overlay(prepared[0], importance)
+        picture = heatmap.overlay(prepared[0], importance)
         return cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
 
     def refuse_overload(self) -> None:

@@ -22,6 +22,7 @@ FAMILY = 8  # classes
 DATE = (1980, 1, 1, 0, 0, 0)
 
 Templates = dict[int, tuple[str, int]]  # class id in the archive → label set, class id there
+Entry = tuple[tuple[str, int], str]  # label set and class id there, name
 
 
 class SyntheticSet(NamedTuple):
@@ -54,7 +55,8 @@ def plan(settings: Synthesize, labels: str) -> dict[str, SyntheticSet]:
         for class_id, name in _names(other).items()
         if name.casefold() not in known
     ]
-    outliers, ood = [((labels, render.NO_SIGN), "No sign")], []
+    outliers: list[Entry] = [((labels, render.NO_SIGN), "No sign")]
+    ood: list[Entry] = []
     for place, entry in enumerate(foreign):
         (outliers if place // FAMILY % 2 == 0 else ood).append(entry)
     # Another seed: with the same one, they would be training photos with another sign.
@@ -74,7 +76,7 @@ def _with_count(settings: Synthesize, seed: int, count: int) -> Synthesize:
     return settings.model_copy(update={"images_per_class": count, "seed": seed})
 
 
-def _numbered(settings: Synthesize, entries: list[tuple[tuple[str, int], str]]) -> SyntheticSet:
+def _numbered(settings: Synthesize, entries: list[Entry]) -> SyntheticSet:
     templates = {place: template for place, (template, _) in enumerate(entries)}
     return SyntheticSet(
         settings, templates, {place: name for place, (_, name) in enumerate(entries)}

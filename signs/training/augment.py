@@ -14,33 +14,6 @@ from signs.params import Augment
 Images = npt.NDArray[np.uint8]
 
 
-def sample_epoch(
-    labels: npt.NDArray[np.int64], count: int, balance: float, rng: np.random.Generator
-) -> npt.NDArray[np.int64]:
-    """Choose which images an epoch shows, in which order.
-
-    Systematic sampling (Madow 1949): with weights w, an image appears floor(n·w) or
-    ceil(n·w) times, so an epoch of as many as there are images shows each once.
-
-    Args:
-        labels: (N,) class of each training image.
-        count: how many to choose.
-        balance: 0 leaves the classes as frequent as they are, 1 makes them equally frequent.
-        rng: source of randomness.
-
-    Returns:
-        (count,) indices into `labels`.
-    """
-    frequency = np.bincount(labels)[labels].astype(np.float64)
-    weights = frequency**-balance
-    # A random order each epoch, or neighbours in the file would always compete.
-    order = rng.permutation(len(labels))
-    cumulative = np.cumsum(weights[order])
-    points = (np.arange(count) + rng.random()) / count * cumulative[-1]
-    chosen = order[np.minimum(np.searchsorted(cumulative, points), len(order) - 1)]
-    return rng.permutation(chosen)
-
-
 def augment(images: Images, settings: Augment, rng: np.random.Generator) -> Images:
     """Change each image at random; all of a chunk's randomness is drawn before the threads.
 

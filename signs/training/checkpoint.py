@@ -1,59 +1,99 @@
-"""State of an unfinished training, so that a killed one goes on where it was.
+"""The state of an unfinished training, so that a killed one goes on where it was.
 
-DVC deletes a stage's outputs before it runs the stage, so the state lies in an untracked
-folder beside them. Its name is a hash of all that determines the training: a state of other
-data, parameters or code is never picked up.
+DVC deletes a stage's outputs before it runs the stage, so the state is in an untracked folder
+beside them. Its name is a hash of all that determines the training: a state of other data,
+parameters or code is never picked up.
 """
 
 import hashlib
 import json
+import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import keras
+
+from signs.paths import TRAIN_METRICS
+
 ROOT = Path(".resume")
+MODEL, BEST_WEIGHTS, PROGRESS = "model.keras", "best.weights.h5", "progress.json"
+METRICS = "metrics"
 
 
-def folder(*determinants: object, code: list[Path]) -> Path:
-    """Where the state of a training with these determinants and this code belongs."""
+@dataclass
+class Progress:
+    """What a training remembers from epoch to epoch."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+    best_loss: float = math.inf
+    seconds: float = 0.0
+    validation_seconds: float = 0.0
+
+
+def folder(*determinants: object, code: Iterable[Path]) -> Path:
+    """Where the state of a training with these determinants and this code belongs.
+
+    Args:
+        determinants: parameters and hashes, as JSON can hold them.
+        code: files, and folders with Python files.
+    """
     digest = hashlib.sha256(json.dumps(determinants, sort_keys=True).encode())
     for path in sorted(code):
-        digest.update(path.read_bytes())
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.read_bytes())
     return ROOT / digest.hexdigest()[:16]
 
 
-def save(place: Path, epoch: int, write: Callable[[Path], None]) -> None:
-    """Keep the state after `epoch` finished epochs; the one before goes once this is whole.
+def save(state: Path, model: keras.Model, progress: Progress, is_best: bool) -> None:
+    """Keep all that the next epoch needs: model with optimizer, best weights, metrics.
 
-    Args:
-        place: as `folder` gives it.
-        epoch: number of finished epochs.
-        write: writes the state's files into the folder that it is given.
+    The state before goes once this one is whole.
     """
-    unfinished = place / "unfinished"
+    before = _finished(state)
+    unfinished = state / "unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    write(unfinished)
-    before = finished(place)
-    unfinished.replace(place / f"{epoch:05d}")
+    model.save(unfinished / MODEL)
+    if is_best or not before:
+        model.save_weights(unfinished / BEST_WEIGHTS)
+    else:
+        shutil.copy2(before[-1] / BEST_WEIGHTS, unfinished / BEST_WEIGHTS)
+    shutil.copytree(TRAIN_METRICS, unfinished / METRICS)
+    (unfinished / PROGRESS).write_text(json.dumps(asdict(progress)), encoding="utf-8")
+    unfinished.replace(state / f"{progress.epoch:05d}")
     for old in before:
         shutil.rmtree(old)
 
 
-def discard(place: Path) -> None:
+def restore(state: Path) -> tuple[keras.Model | None, Progress]:
+    """Model and progress of an unfinished training; brings its metrics back, too."""
+    newest = latest(state)
+    if newest is None:
+        return None, Progress()
+    shutil.rmtree(TRAIN_METRICS, ignore_errors=True)
+    shutil.copytree(newest / METRICS, TRAIN_METRICS)
+    progress = Progress(**json.loads((newest / PROGRESS).read_text(encoding="utf-8")))
+    return keras.models.load_model(newest / MODEL), progress
+
+
+def latest(state: Path) -> Path | None:
+    """The folder of the newest whole state, if there is one."""
+    found = _finished(state)
+    return found[-1] if found else None
+
+
+def _finished(state: Path) -> list[Path]:
+    """The whole states, oldest first (more than one if a clean-up was cut short)."""
+    return sorted(path for path in state.glob("[0-9]*") if path.is_dir())
+
+
+def discard(state: Path) -> None:
     """Forget a training that has ended; cut short, this leaves nothing that looks like a state."""
-    ended = place.with_suffix(".ended")
+    ended = state.with_suffix(".ended")
     shutil.rmtree(ended, ignore_errors=True)
-    place.replace(ended)
+    state.replace(ended)
     shutil.rmtree(ended)
-
-
-def finished(place: Path) -> list[Path]:
-    """The whole states in `place`, oldest first (more than one if a clean-up was cut short)."""
-    return sorted(path for path in place.glob("[0-9]*") if path.is_dir())
-
-
-def latest(place: Path) -> tuple[int, Path] | None:
-    """Number of finished epochs and folder of the newest state, if there is one."""
-    states = finished(place)
-    return (int(states[-1].name), states[-1]) if states else None

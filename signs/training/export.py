@@ -1,8 +1,7 @@
-"""A trained Keras model as files: `.keras` and ONNX, the same bytes for the same weights."""
+"""A trained model as files: `.keras`, ONNX and the classifier folder; same weights, same bytes."""
 
 import io
 import json
-import subprocess
 import tempfile
 import warnings
 import zipfile
@@ -12,8 +11,15 @@ from typing import Any
 import keras
 import onnx
 
-# The code that a classifier comes from; the parameters are recorded beside the commit.
-CODE = ["signs", "stages", "requirements"]
+from signs import commands, pipeline
+from signs.data.arrays import Prepared
+from signs.errors import UserError
+from signs.evaluation import calibration
+from signs.inference import classifier
+from signs.params import Params
+from signs.paths import CLASSIFIER, KERAS_MODEL
+from signs.training.loop import predict
+
 DATE = (1980, 1, 1, 0, 0, 0)
 
 
@@ -63,18 +69,57 @@ def to_onnx(model: keras.Model) -> bytes:
     return content
 
 
+def write_classifier(model: keras.Model, data: Prepared, settings: Params) -> None:
+    """Write the Keras model, and the classifier folder with temperature and thresholds.
+
+    Both thresholds are chosen on the validation photos.
+    """
+    rows = data.rows("validation")
+    labels = data.samples["label"].to_numpy()[rows]
+    logits = predict(model, data.images[rows])
+    temperature = calibration.fit_temperature(logits, labels)
+    probabilities = classifier.probabilities(logits, temperature)
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    energy = classifier.energy_scores(logits)
+    train = settings.train
+    save_keras(model, KERAS_MODEL)
+    classifier.write(
+        CLASSIFIER,
+        to_onnx(model),
+        class_ids=data.labels["ClassId"].tolist(),
+        names=data.labels["Name"].tolist(),
+        images=data.settings,
+        temperature=temperature,
+        threshold=calibration.precision_threshold(confidence, correct, train.target_precision),
+        energy_threshold=calibration.coverage_threshold(energy, train.target_coverage),
+        provenance={
+            "commit": code_commit(),
+            "dataset": data.dataset,
+            "data": data.digest,
+            "auxiliary_outliers": data.outlier_names,
+            "params": {
+                "split": data.split.model_dump(),
+                "network": train.network,
+                "seed": train.seed,
+                "recipe": train.recipe.model_dump(),
+            },
+            "validation": {
+                "images": len(rows),
+                "accuracy": float(correct.mean()),
+                "log_loss": calibration.log_loss(logits, labels, temperature),
+            },
+        },
+    )
+
+
 def code_commit() -> str:
     """The commit that last changed the code a model comes from, "-dirty" if changed since.
 
     Not simply HEAD: a commit that only adds metrics or documents leaves the model as it is.
     """
+    code = [str(path) for path in pipeline.code("synthesize", "preprocess", "train")]
     try:
-        commit = _git("log", "-1", "--format=%H", "--", *CODE)
-        return f"{commit}-dirty" if _git("status", "--porcelain", "--", *CODE) else commit
-    except (OSError, subprocess.CalledProcessError):
+        commit = commands.git("log", "-1", "--format=%H", "--", *code)
+        return f"{commit}-dirty" if commands.git("status", "--porcelain", "--", *code) else commit
+    except UserError:
         return "unknown"
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

@@ -1,0 +1,59 @@
+"""Whether the exported ONNX model predicts what the trained Keras model predicts."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from signs.errors import UserError
+from signs.inference.classifier import Classifier, probabilities
+
+# Enough to meet a difference; Keras needs seconds for them where ONNX Runtime needs one.
+IMAGES = 1000
+BATCH = 256
+
+
+def compare(
+    model: Classifier, keras_file: Path, images: npt.NDArray[np.uint8], allowed: float
+) -> dict[str, float]:
+    """Compare both models on prepared images, of which at most `IMAGES` are chosen at random.
+
+    Args:
+        model: the exported classifier.
+        keras_file: the Keras model it was made from.
+        images: uint8 (N, size, size, channels).
+        allowed: largest difference of a probability.
+
+    Returns:
+        onnx_max_difference, rounded up to a power of ten because its digits change with the
+        processor, and onnx_same_predictions, the share of images with the same class.
+
+    Raises:
+        UserError: the Keras model cannot be read, or the difference is larger than allowed, so
+            what is deployed is not what was trained.
+    """
+    if len(images) > IMAGES:
+        rows = np.random.default_rng(0).choice(len(images), IMAGES, replace=False)
+        images = images[np.sort(rows)]
+    try:
+        trained = keras.models.load_model(keras_file)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{keras_file} cannot be read ({error}). If it is damaged in DVC's cache, too, "
+            "`dvc repro -f train` makes it anew."
+        ) from error
+    original = trained.predict(images, batch_size=BATCH, verbose=0)
+    parts = [model.logits(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+    exported = np.concatenate(parts)
+    difference = np.abs(probabilities(original) - probabilities(exported)).max()
+    if not difference <= allowed:
+        raise UserError(
+            f"ONNX and Keras differ by {difference:.2g} in a probability; "
+            f"evaluate.max_onnx_difference allows {allowed:g}."
+        )
+    same = (original.argmax(axis=1) == exported.argmax(axis=1)).mean()
+    return {
+        "onnx_max_difference": float(f"{10 ** np.ceil(np.log10(max(difference, 1e-12))):.0e}"),
+        "onnx_same_predictions": float(same),
+    }

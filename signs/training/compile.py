@@ -1,0 +1,69 @@
+"""A network that is ready to train: placed on its devices, with optimizer, schedule and loss."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from signs.data.arrays import Prepared
+from signs.errors import UserError
+from signs.params import Recipe
+from signs.training.networks import NETWORKS
+
+
+def scope(devices: int) -> AbstractContextManager[Any]:
+    """Where a model must be made, or loaded, that trains on several devices of this machine.
+
+    Each has a copy of the weights, sees its part of every batch, and the gradients are averaged:
+    `batch_size` images a step remain `batch_size` images a step.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    if devices == 1:
+        return nullcontext()
+    found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if len(found) < devices:
+        raise UserError(
+            f"train.devices is {devices}, but TensorFlow finds {len(found)} here "
+            f"({', '.join(device.name for device in found)}). Lower it, or see docs/devices.md."
+        )
+    names = [device.name for device in found[:devices]]
+    context: AbstractContextManager[Any] = tf.distribute.MirroredStrategy(names).scope()
+    return context
+
+
+def build(network: str, data: Prepared, recipe: Recipe) -> keras.Model:
+    """The untrained network, compiled with the recipe's optimizer, schedule and loss."""
+    size, channels = data.images.shape[1], data.images.shape[3]
+    model = NETWORKS[network](size, channels, len(data.labels))
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            # A device's part of the batch has other means than the batch.
+            layer.synchronized = tf.distribute.has_strategy()
+    steps = recipe.epochs * recipe.steps_per_epoch
+    warmup = int(recipe.warmup * steps)
+    rate: Any = recipe.learning_rate
+    if recipe.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0 if warmup else rate, steps - warmup, warmup_target=rate, warmup_steps=warmup
+        )
+    model.compile(
+        optimizer=keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay),
+        loss=keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=recipe.label_smoothing
+        ),
+        metrics=[Accuracy(name="accuracy")],
+    )
+    return model
+
+
+@keras.saving.register_keras_serializable(package="signs")
+class Accuracy(keras.metrics.CategoricalAccuracy):  # type: ignore[misc]
+    """Accuracy on the images that show one class; auxiliary outliers have no right class."""
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Count the images whose target (n, classes) is one-hot."""
+        one_hot = keras.ops.cast(keras.ops.max(y_true, axis=-1) > 0.999, "float32")
+        return super().update_state(y_true, y_pred, one_hot)

@@ -1,0 +1,80 @@
+"""Which images an epoch trains on: class balance, synthetic photos and auxiliary outliers."""
+
+import numpy as np
+import numpy.typing as npt
+
+from signs.data.arrays import Prepared
+from signs.params import Recipe
+from signs.training.augment import augment
+
+
+def sample_epoch(
+    labels: npt.NDArray[np.int64], count: int, balance: float, rng: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Choose the images of an epoch, in random order.
+
+    Systematic sampling (Madow 1949): with weights w, an image appears floor(n·w) or
+    ceil(n·w) times, so an epoch of as many as there are images shows each once.
+
+    Args:
+        labels: (N,) class of each training image.
+        count: how many to choose.
+        balance: 0 leaves the classes as frequent as they are, 1 makes them equally frequent.
+        rng: source of randomness.
+
+    Returns:
+        (count,) indices into `labels`.
+    """
+    frequency = np.bincount(labels)[labels].astype(np.float64)
+    weights = frequency**-balance
+    # A random order each epoch, or neighbours in the file would always compete.
+    order = rng.permutation(len(labels))
+    cumulative = np.cumsum(weights[order])
+    points = (np.arange(count) + rng.random()) / count * cumulative[-1]
+    chosen = order[np.minimum(np.searchsorted(cumulative, points), len(order) - 1)]
+    return rng.permutation(chosen)
+
+
+class EpochSampler:
+    """The images of each epoch: a function of seed and epoch alone.
+
+    So an epoch of a resumed training sees the same images in the same order.
+    """
+
+    def __init__(self, data: Prepared, recipe: Recipe, seed: int) -> None:
+        self._data, self._recipe, self._seed = data, recipe, seed
+        self._rows = data.rows("train")
+        self._labels = data.samples["label"].to_numpy()[self._rows]
+        classes = len(data.labels)
+        # Outliers have the label -1, so they get the last row: all classes equally likely.
+        self._targets = np.vstack([np.eye(classes), np.full(classes, 1 / classes)]).astype("f4")
+        self._count = recipe.steps_per_epoch * recipe.batch_size
+        # With templates of few classes, the full share would swamp the epoch with those.
+        share = len(np.unique(data.synthetic_labels)) / len(data.labels)
+        self._synthetic_count = round(recipe.synthetic_share * share * self._count)
+        # With no synthetic photos of the classes, outliers would teach what "synthetic" looks like.
+        share = 1 if data.dataset == "synthetic" else share
+        outliers = recipe.auxiliary_outlier_share * share if len(data.auxiliary_outliers) else 0
+        self._outlier_count = round(outliers * self._count)
+
+    def sample(self, epoch: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+        """Augmented images, uint8 (n, size, size, channels), and targets (n, classes).
+
+        The targets are one-hot; those of auxiliary outliers are equal for all classes.
+        """
+        rng = np.random.default_rng([self._seed, epoch])
+        data, balance = self._data, self._recipe.balance
+        count = self._count - self._synthetic_count - self._outlier_count
+        chosen = sample_epoch(self._labels, count, balance, rng)
+        images, labels = [data.images[self._rows[chosen]]], [self._labels[chosen]]
+        if self._synthetic_count:
+            chosen = sample_epoch(data.synthetic_labels, self._synthetic_count, balance, rng)
+            images.append(data.synthetic_images[chosen])
+            labels.append(data.synthetic_labels[chosen])
+        if self._outlier_count:
+            chosen = rng.integers(len(data.auxiliary_outliers), size=self._outlier_count)
+            images.append(data.auxiliary_outliers[chosen])
+            labels.append(np.full(self._outlier_count, -1))
+        order = rng.permutation(self._count)
+        mixed = augment(np.concatenate(images)[order], self._recipe.augment, rng)
+        return mixed, self._targets[np.concatenate(labels)[order]]
