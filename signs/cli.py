@@ -31,7 +31,8 @@ from signs.data import sources
 from signs.data.sources import Source
 from signs.errors import UserError
 from signs.inference.classifier import FOLDER, Classifier
-from signs.inference.predictions import Answer, predict_photos
+from signs.inference.predictions import Prediction as Answer
+from signs.inference.predictions import predict_photos
 from signs.parallel import cores
 
 COLUMNS = ("file", "prediction", "name", "confidence", "known", "model", "error")

@@ -1,4 +1,4 @@
-"""What a classifier says of photos, as the HTTP API, the command line and their logs give it."""
+"""Predictions for photos, in the form that the HTTP API, the command line and their logs share."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,49 +11,49 @@ from signs.inference.classifier import Classifier
 
 TOP = 5
 
-Answer = dict[str, Any]
+Prediction = dict[str, Any]
 
 
-def answers(classifier: Classifier, prepared: npt.NDArray[np.uint8]) -> list[Answer]:
-    """Prepared images, uint8 (N, size, size, channels) → N answers, ready for JSON.
+def predict(classifier: Classifier, prepared: npt.NDArray[np.uint8]) -> list[Prediction]:
+    """Prepared images, uint8 (N, size, size, channels) → N predictions, ready for JSON.
 
-    Each holds `prediction` (class id), `name`, `confidence` (calibrated, 0 to 1), `known`
-    (False: better taken for "unknown"), `top` (the most probable classes, likeliest first) and
-    `model` (the classifier's version).
+    Each holds `prediction` (class id of the most probable class), `name`, `confidence`
+    (calibrated, 0 to 1), `known` (False: the classifier does not accept it, read it as "unknown"),
+    `top` (the most probable classes, in descending order) and `model` (the classifier's version).
     """
-    about = classifier.metadata
-    confidences, all_known = classifier.classify(classifier.logits(prepared))
-    classes = range(len(about.class_ids))
+    metadata = classifier.metadata
+    probabilities, accepted = classifier.classify(classifier.logits(prepared))
+    classes = range(len(metadata.class_ids))
     result = []
-    for row, known in zip(confidences.tolist(), all_known.tolist(), strict=True):
-        # For one photo, half the time of sorting, picking and rounding with NumPy.
-        likeliest = sorted(classes, key=row.__getitem__, reverse=True)[:TOP]
+    for row, known in zip(probabilities.tolist(), accepted.tolist(), strict=True):
+        # For one photo, this takes half the time of sorting, picking and rounding with NumPy.
+        most_probable = sorted(classes, key=row.__getitem__, reverse=True)[:TOP]
         top = [
             {
-                "prediction": about.class_ids[i],
-                "name": about.names[i],
+                "prediction": metadata.class_ids[i],
+                "name": metadata.names[i],
                 "confidence": round(row[i], 6),
             }
-            for i in likeliest
+            for i in most_probable
         ]
-        result.append({**top[0], "known": known, "top": top, "model": about.version})
+        result.append({**top[0], "known": known, "top": top, "model": metadata.version})
     return result
 
 
-def predict_photos(classifier: Classifier, photos: Sequence[bytes]) -> list[Answer]:
-    """The bytes of N photos → N answers; `{"error": why}` for each that cannot be used."""
-    result: list[Answer] = [{} for _ in photos]
+def predict_photos(classifier: Classifier, photos: Sequence[bytes]) -> list[Prediction]:
+    """The bytes of N photos → N predictions; `{"error": why}` for each photo that is unusable."""
+    result: list[Prediction] = [{} for _ in photos]
     settings = classifier.metadata.images
-    fitted, places = [], []
-    for place, photo in enumerate(photos):
+    resized, positions = [], []
+    for position, photo in enumerate(photos):
         try:
-            # One at a time: decoded, large photos would fill the memory.
-            fitted.append(images.crop_and_resize(images.decode(photo), settings))
-            places.append(place)
+            # One at a time: large photos would fill the memory if all were decoded at once.
+            resized.append(images.crop_and_resize(images.decode(photo), settings))
+            positions.append(position)
         except images.ImageError as error:
-            result[place] = {"error": str(error)}
-    if fitted:
-        prepared = images.equalize(np.stack(fitted), settings)
-        for place, answer in zip(places, answers(classifier, prepared), strict=True):
-            result[place] = answer
+            result[position] = {"error": str(error)}
+    if resized:
+        prepared = images.equalize(np.stack(resized), settings)
+        for position, prediction in zip(positions, predict(classifier, prepared), strict=True):
+            result[position] = prediction
     return result

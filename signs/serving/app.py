@@ -25,7 +25,7 @@ from pydantic_core import to_json
 from signs.data import images
 from signs.inference import heatmap, saliency
 from signs.inference.classifier import Classifier
-from signs.inference.predictions import Answer, predict_photos
+from signs.inference.predictions import Prediction, predict_photos
 from signs.serving import forms
 from signs.serving.monitoring import Monitoring
 
@@ -121,7 +121,7 @@ class Worker:
         self.model = to_json(_describe(self.classifier))
         self.page = (HERE / "demo.html").read_bytes()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="photos")
-        self._arrived: list[tuple[bytes, asyncio.Future[Answer]]] = []
+        self._arrived: list[tuple[bytes, asyncio.Future[Prediction]]] = []
         self._waiting = 0
         self.held = 0
         # ONNX Runtime plans its memory at the first run of each size.
@@ -136,7 +136,7 @@ class Worker:
         """Let what is under way end."""
         self._thread.shutdown()
 
-    async def answers(self, request: Request, photos: list[bytes]) -> list[Answer]:
+    async def answers(self, request: Request, photos: list[bytes]) -> list[Prediction]:
         """One answer for each photo.
 
         Raises:
@@ -190,12 +190,12 @@ class Worker:
     async def _beside(self, work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
-    async def _answer_together(self, photo: bytes) -> Answer:
-        """Answer a photo in one batch with all that the event loop has read by now."""
+    async def _answer_together(self, photo: bytes) -> Prediction:
+        """Prediction a photo in one batch with all that the event loop has read by now."""
         loop = asyncio.get_running_loop()
         if not self._arrived:
             loop.call_soon(self._answer_arrived, loop)
-        future: asyncio.Future[Answer] = loop.create_future()
+        future: asyncio.Future[Prediction] = loop.create_future()
         self._arrived.append((photo, future))
         return await future
 

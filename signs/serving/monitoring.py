@@ -11,7 +11,7 @@ from typing import Any
 import bentoml
 from pydantic_core import to_json
 
-from signs.inference.predictions import Answer
+from signs.inference.predictions import Prediction
 
 # More predictions a second than this, and worker, are counted but not logged: enough for a drift
 # report, and neither the disk nor the answers suffer under load.
@@ -72,7 +72,7 @@ class Monitoring:
         sys.stdout.buffer.write(to_json(entry | details) + b"\n")
         sys.stdout.buffer.flush()
 
-    def photo(self, request_id: str, answer: Answer, photo: bytes) -> None:
+    def photo(self, request_id: str, answer: Prediction, photo: bytes) -> None:
         """One photo and what was answered."""
         if "error" in answer:
             self._refused.inc()
@@ -92,7 +92,7 @@ class Monitoring:
         self._logged += 1
         return self._logged <= LOGGED_PER_SECOND
 
-    def _log(self, request_id: str, answer: Answer, photo: bytes) -> None:
+    def _log(self, request_id: str, answer: Prediction, photo: bytes) -> None:
         with bentoml.monitor("predictions") as log:
             log.log(request_id, name="request", role="feature", data_type="categorical")
             for name, kind in (
