@@ -1,9 +1,10 @@
-"""The service: `bentoml serve` answers with the classifier that `dvc repro` left in models/.
+"""The service: `bentoml serve` predicts with the classifier that `dvc repro` wrote to models/.
 
-    bentoml serve                     # http://localhost:3000/demo
-    make bento && make image          # packaged
+    bentoml serve          # http://localhost:3000/demo
+    make image             # as a container image
 
-Needs what requirements/service.txt locks: no TensorFlow. The HTTP interface is signs/serving/app.py.
+It needs the packages of requirements/service.txt, which has no TensorFlow. signs/serving/app.py is
+its HTTP interface, docs/service.md its manual.
 """
 
 import gc
@@ -15,33 +16,30 @@ from typing import Any
 import bentoml
 
 from signs.inference import classifier
-from signs.serving.app import Api, App, Worker
+from signs.serving.app import Api, App
+from signs.serving.worker import Worker
 
 FOLDER = Path(__file__).parent / classifier.FOLDER
 
-_started: list[Worker] = []  # one a worker
+_started: list[Worker] = []  # this process's one worker, once it has started
 
 
 def _labels() -> dict[str, str]:
-    """Where the model came from, for the bento."""
+    """The origin of the model, as labels of the bento."""
     try:
-        about = json.loads((FOLDER / classifier.METADATA).read_bytes())
-        provenance = about["provenance"]
-        return {
-            "model": about["version"],
-            "commit": provenance["commit"],
-            "dataset": provenance["dataset"],
-            "data": provenance["data"],
-        }
+        metadata = json.loads((FOLDER / classifier.METADATA).read_bytes())
+        provenance = metadata["provenance"]
+        origin = {key: provenance[key] for key in ("commit", "dataset", "data")}
+        return {"model": metadata["version"], **origin}
     except (OSError, ValueError, KeyError):
-        return {}  # said in full when it is loaded
+        return {}  # `check` explains what is wrong
 
 
-class Fronted(bentoml.Service[Any]):  # type: ignore[misc]
-    """A service whose own interface stands before all that BentoML does with a request."""
+class SignsService(bentoml.Service[Any]):  # type: ignore[misc]
+    """A BentoML service whose requests go through `Api` first."""
 
     def to_asgi(self, is_main: bool = True) -> App:
-        """The application that a worker runs."""
+        """The application that each worker process runs."""
         app: App = super().to_asgi(is_main)
         return Api(app, started=lambda: _started[0], openapi=self.openapi_spec.asdict)
 
@@ -50,15 +48,15 @@ class Fronted(bentoml.Service[Any]):  # type: ignore[misc]
     name="traffic_signs",
     labels=_labels(),
     workers=int(os.environ.get("SIGNS_WORKERS", "0")) or "cpu_count",
-    service_class=Fronted,
+    service_class=SignsService,
 )
 class TrafficSigns:
-    """Names the traffic sign on a photo, says how sure it is, and when it does not know."""
+    """Recognises the traffic sign on a photo, with its confidence, or says that it is unknown."""
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
     def check() -> None:
-        """Refuse to start, before there are workers, without a usable classifier."""
+        """End before any worker starts if there is no usable classifier."""
         try:
             classifier.Classifier(FOLDER, threads=1)
         except classifier.ClassifierError as error:
@@ -67,11 +65,11 @@ class TrafficSigns:
     def __init__(self) -> None:
         self.worker = Worker(FOLDER)
         _started.append(self.worker)
-        # A full collection over what was imported takes a tenth of a second, in some request.
+        # Otherwise some request waits a tenth of a second for a collection of all imported objects.
         gc.collect()
         gc.freeze()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:
-        """Let what is under way end."""
+        """Wait for the work that has begun."""
         self.worker.close()

@@ -1,4 +1,4 @@
-"""Photos out of a request's multipart body (RFC 7578)."""
+"""Fields of a multipart form (RFC 7578), from the body of a request."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 class FormError(Exception):
-    """The body is no multipart form, or one that was cut off; the text says why."""
+    """The body is not a complete multipart form; the text says why."""
 
 
 class TooManyPartsError(FormError):
-    """The form has more fields than it may have."""
+    """The form has more fields than are allowed."""
 
 
 @dataclass
@@ -23,9 +23,9 @@ class Part:
     """One field of a form.
 
     Attributes:
-        name: of the field.
-        is_file: whether it came as a file rather than as text.
-        content: its bytes.
+        name: name of the field.
+        is_file: True for a file, False for text.
+        content: bytes of the file or text.
     """
 
     name: str = ""
@@ -37,8 +37,8 @@ def parse(body: bytes, content_type: str, max_parts: int) -> list[Part]:
     """The parts of a multipart/form-data body, in order.
 
     Raises:
-        TooManyPartsError: more than `max_parts`.
-        FormError: no boundary, not a form, cut off.
+        TooManyPartsError: there are more than `max_parts`.
+        FormError: the boundary is missing, or the body is no form or was cut off.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:

@@ -1,4 +1,4 @@
-"""What a running service tells of itself: metrics, a log of requests, a log of predictions."""
+"""Metrics for Prometheus, a log of requests and a log of predictions, for one worker."""
 
 import logging
 import os
@@ -13,10 +13,10 @@ from pydantic_core import to_json
 
 from signs.inference.predictions import Prediction
 
-# More predictions a second than this, and worker, are counted but not logged: enough for a drift
-# report, and neither the disk nor the answers suffer under load.
+# Predictions that a worker logs each second, at most; it still counts the others. This is enough
+# for a drift report, and under load it spares the disk and the response times.
 LOGGED_PER_SECOND = int(os.environ.get("SIGNS_LOGGED_PER_SECOND", "20"))
-# A folder: photos of logged predictions are kept there, too. Mind whose photos they are.
+# The folder in which photos of logged predictions are kept; unset: they are not kept.
 PHOTOS = os.environ.get("SIGNS_KEEP_PHOTOS")
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -24,20 +24,20 @@ _log = logging.getLogger("bentoml.signs")
 
 
 class Monitoring:
-    """Counts and logs for one worker of the service."""
+    """Counts and logs the requests and photos of one worker."""
 
     def __init__(self, class_ids: list[int]) -> None:
-        # uvicorn would make up a line for each request, only to find that nobody wants it.
+        # uvicorn would format a line for each request that nothing prints.
         logging.getLogger("uvicorn.access").propagate = False
         self._seconds = bentoml.metrics.Histogram(
             name="signs_request_duration_seconds",
-            documentation="Time from a request's headers to its answer",
+            documentation="Time from a request's headers to its response",
             labelnames=["path", "status"],
             buckets=BUCKETS,
         )
         predictions = bentoml.metrics.Counter(
             name="signs_predictions_total",
-            documentation="Photos answered, by class id; unknown for those better left open",
+            documentation="Predicted photos, by class id; unknown for those that were not accepted",
             labelnames=["prediction"],
         )
         self._counts = {i: predictions.labels(prediction=str(i)) for i in class_ids}
@@ -53,7 +53,7 @@ class Monitoring:
     def request(
         self, request_id: str, method: str, path: str, status: int, seconds: float, **details: Any
     ) -> None:
-        """One request and how it ended; `path` must be one of the service's own."""
+        """Count and log a request that has ended; `path` must be one of the service's own."""
         duration = self._durations.get((path, status))
         if duration is None:
             duration = self._seconds.labels(path=path, status=str(status))
@@ -67,20 +67,20 @@ class Monitoring:
             "status": status,
             "ms": round(seconds * 1000, 2),
         }
-        # As one write: the lines of several workers do not mix. The logging module takes thrice
-        # as long to find out where it was called from.
+        # One write, so that lines of several workers do not mix. The logging module takes three
+        # times as long, because it looks up where it was called from.
         sys.stdout.buffer.write(to_json(entry | details) + b"\n")
         sys.stdout.buffer.flush()
 
-    def photo(self, request_id: str, answer: Prediction, photo: bytes) -> None:
-        """One photo and what was answered."""
-        if "error" in answer:
+    def photo(self, request_id: str, prediction: Prediction, photo: bytes) -> None:
+        """Count a photo and, within the limit, log its prediction."""
+        if "error" in prediction:
             self._refused.inc()
             return
-        (self._counts[answer["prediction"]] if answer["known"] else self._unknown).inc()
+        (self._counts[prediction["prediction"]] if prediction["known"] else self._unknown).inc()
         if self._enabled and self._may_log():
             try:
-                self._log(request_id, answer, photo)
+                self._log(request_id, prediction, photo)
             except OSError as error:
                 self._enabled = False
                 _log.warning("Predictions are not logged: %s", error)
@@ -92,7 +92,7 @@ class Monitoring:
         self._logged += 1
         return self._logged <= LOGGED_PER_SECOND
 
-    def _log(self, request_id: str, answer: Prediction, photo: bytes) -> None:
+    def _log(self, request_id: str, prediction: Prediction, photo: bytes) -> None:
         with bentoml.monitor("predictions") as log:
             log.log(request_id, name="request", role="feature", data_type="categorical")
             for name, kind in (
@@ -102,7 +102,7 @@ class Monitoring:
                 ("known", "categorical"),
                 ("model", "categorical"),
             ):
-                log.log(answer[name], name=name, role="prediction", data_type=kind)
+                log.log(prediction[name], name=name, role="prediction", data_type=kind)
         if PHOTOS:
             folder = Path(PHOTOS)
             folder.mkdir(parents=True, exist_ok=True)
