@@ -1,13 +1,13 @@
-"""Whether what the service sees still looks like what its classifier was checked on.
+"""Whether the photos that the service gets still resemble those its classifier was evaluated on.
 
-    make drift                                the latest day of the service's log
-    make drift ARGS='--day 2030-01-31 --fail' for a nightly job: exit status 1 if it drifted
+    make drift                                 the latest day of the service's log
+    make drift ARGS='--day 2030-01-31 --fail'  for a nightly job: exit status 1 on drift
 
-Compares what was answered on one day (monitoring/, written by `bentoml serve`) with what the same
-classifier says of the validation photos (data/predictions.csv, written by the evaluate stage):
-the mix of classes, how sure the answers are, how many are unknown. Which test and threshold suits
-the number of answers is Evidently's choice. Runs in an environment of its own, as Evidently does
-not work with the pipeline's pandas: requirements/drift.txt.
+It compares the predictions of one day (monitoring/, written by `bentoml serve`) with those of the
+same classifier for the validation photos (data/evaluation/predictions.csv, written by the evaluate
+stage): the mix of classes, the confidence, the share of unknown signs. Evidently chooses the test
+and the threshold that suit the number of predictions. Evidently does not work with the pipeline's
+version of pandas, so this runs in an environment of its own: requirements/drift.txt.
 """
 
 import argparse
@@ -15,66 +15,90 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
+from signs import paths
 from signs.errors import UserError, run_stage
 
 LOG = Path("monitoring/predictions/data")
-PREDICTIONS = Path("data/predictions.csv")
-CLASSIFIER = Path("models/classifier/classifier.json")
+METADATA = paths.CLASSIFIER / "classifier.json"
 REPORT = Path("drift.html")
-FEWEST = 50  # fewer answers are no sample of a day
+MIN_PREDICTIONS = 50  # fewer say too little about a day
 
 
-def drift() -> None:
-    """Write the report and say what it found."""
-    parser = argparse.ArgumentParser(description="Whether the answers of a day have drifted.")
-    parser.add_argument("--day", metavar="YYYY-MM-DD", help="the latest in the log, if not given")
+class Verdict(NamedTuple):
+    """Evidently's test of one column."""
+
+    column: str
+    method: str
+    score: float
+    threshold: float
+    drifted: bool
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `run`."""
+    parser.add_argument("--day", metavar="YYYY-MM-DD", help="default: the latest day in the log")
     parser.add_argument("--fail", action="store_true", help="exit with 1 if a column drifted")
-    parser.add_argument("--log", type=Path, default=LOG, metavar="FOLDER")
-    parser.add_argument("--output", type=Path, default=REPORT, metavar="FILE")
-    arguments = parser.parse_args()
-    about = _read_classifier()
-    names = dict(zip(about["class_ids"], about["names"], strict=True))
+    parser.add_argument(
+        "--log", type=Path, default=LOG, metavar="FOLDER", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=REPORT, metavar="FILE", help="default: %(default)s"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write Evidently's report and print one line for each column.
+
+    Returns:
+        Exit status: 1 if a column drifted and --fail was given, otherwise 0.
+
+    Raises:
+        UserError: a file is missing, or the day has too few predictions.
+    """
+    metadata = _read_metadata()
+    version = metadata["version"]
+    names = dict(zip(metadata["class_ids"], metadata["names"], strict=True))
     log = _read_log(arguments.log)
     day = arguments.day or log["day"].max()
-    answers = log[log["day"] == day]
-    if answers.empty:
+    of_day = log[log["day"] == day]
+    if of_day.empty:
         days = ", ".join(sorted(log["day"].unique()))
-        raise UserError(f"No answers were logged on {day}; there are some of {days}.")
-    of_others = int((answers["model"] != about["version"]).sum())
-    answers = answers[answers["model"] == about["version"]]
-    if len(answers) < FEWEST:
+        raise UserError(f"The log has no predictions of {day}. It has predictions of: {days}.")
+    current = of_day[of_day["model"] == version]
+    others = len(of_day) - len(current)
+    if len(current) < MIN_PREDICTIONS:
         raise UserError(
-            f"Of {day} there are {len(answers)} answers of the present classifier, "
-            f"{about['version']} ({of_others} of others); a comparison takes {FEWEST}."
+            f"The log of {day} has {len(current)} predictions of the present classifier, {version} "
+            f"({others} of other classifiers). A comparison needs at least {MIN_PREDICTIONS}."
         )
-    expected = _read_predictions()
-    drifted = _compare(_columns(answers, names), _columns(expected, names), arguments.output)
+    reference = _read_reference()
+    verdicts = _compare(_columns(current, names), _columns(reference, names), arguments.output)
+    left_out = f" {others:,} predictions of other classifiers were left out." if others else ""
     print(
-        f"{len(answers):,} answers of {day} by {about['version']} against {len(expected):,} "
-        f"validation photos." + (f" {of_others:,} answers of others left out." * bool(of_others))
+        f"{len(current):,} predictions of {day} by {version}, compared with {len(reference):,} "
+        f"validation photos.{left_out}"
     )
-    for column, (method, score, threshold, has_drifted) in drifted.items():
-        verdict = "DRIFTED" if has_drifted else "as expected"
-        print(f"  {column:<12} {verdict:<12} {method}: {score:.3g}, threshold {threshold:g}")
+    for column, method, score, threshold, drifted in verdicts:
+        word = "DRIFTED" if drifted else "as expected"
+        print(f"  {column:<12} {word:<12} {method}: {score:.3g}, threshold {threshold:g}")
     print(f"Report: {arguments.output}")
-    if arguments.fail and any(has_drifted for *_, has_drifted in drifted.values()):
-        sys.exit(1)
+    return int(arguments.fail and any(verdict.drifted for verdict in verdicts))
 
 
-def _read_classifier() -> dict[str, Any]:
+def _read_metadata() -> dict[str, Any]:
     try:
-        about: dict[str, Any] = json.loads(CLASSIFIER.read_bytes())
+        metadata: dict[str, Any] = json.loads(METADATA.read_bytes())
     except (OSError, ValueError) as error:
-        raise UserError(f"{CLASSIFIER} cannot be read ({error}); `dvc repro` makes it.") from error
-    return about
+        raise UserError(f"{METADATA} cannot be read ({error}); `dvc repro` makes it.") from error
+    return metadata
 
 
 def _read_log(folder: Path) -> pd.DataFrame:
-    """All answers in the log, with the day of each."""
+    """All predictions in the log, with the day of each."""
     rows, damaged = [], 0
     for path in sorted(folder.glob("data.*.log*")):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -82,26 +106,28 @@ def _read_log(folder: Path) -> pd.DataFrame:
                 row = json.loads(line)
                 rows.append({**row, "day": row["timestamp"][:10]})
             except (ValueError, KeyError, TypeError):
-                damaged += 1  # cut off, as by a full disk
+                damaged += 1  # cut off, for example by a full disk
     if damaged:
         print(f"{damaged} damaged lines of the log were left out.", file=sys.stderr)
     if not rows:
         raise UserError(
-            f"There is no log of answers in {folder}. `bentoml serve` writes one where it runs, "
-            "unless SIGNS_LOGGED_PER_SECOND is 0; --log names another place."
+            f"There is no log of predictions in {folder}. `bentoml serve` writes one into the "
+            "folder where it runs, unless SIGNS_LOGGED_PER_SECOND is 0; --log names another folder."
         )
     return pd.DataFrame(rows)
 
 
-def _read_predictions() -> pd.DataFrame:
+def _read_reference() -> pd.DataFrame:
+    """The predictions for the validation photos, with the names that the log has for columns."""
     try:
-        table = pd.read_csv(PREDICTIONS)
+        table = pd.read_csv(paths.PREDICTIONS)
     except OSError as error:
-        raise UserError(f"{PREDICTIONS} cannot be read; `dvc repro` makes it.") from error
-    return table[table["split"] == "validation"]
+        raise UserError(f"{paths.PREDICTIONS} cannot be read; `dvc repro` makes it.") from error
+    return table[table["split"] == "validation"].rename(columns={"accepted": "known"})
 
 
 def _columns(table: pd.DataFrame, names: dict[int, str]) -> pd.DataFrame:
+    """The columns to compare, as Evidently's report shall show them."""
     return pd.DataFrame(
         {
             "sign": table["prediction"].map(names).astype(str),
@@ -111,14 +137,17 @@ def _columns(table: pd.DataFrame, names: dict[int, str]) -> pd.DataFrame:
     )
 
 
-def _compare(
-    current: pd.DataFrame, reference: pd.DataFrame, path: Path
-) -> dict[str, tuple[str, float, float, bool]]:
-    """Write Evidently's report; for each column test, score, threshold and whether it drifted."""
+def _compare(current: pd.DataFrame, reference: pd.DataFrame, path: Path) -> list[Verdict]:
+    """Write Evidently's report; a verdict for each column."""
     os.environ["DO_NOT_TRACK"] = "1"
-    print("Evidently is being loaded ...", file=sys.stderr)
-    from evidently import DataDefinition, Dataset, Report
-    from evidently.presets import DataDriftPreset
+    print("Loading Evidently ...", file=sys.stderr)
+    try:
+        from evidently import DataDefinition, Dataset, Report
+        from evidently.presets import DataDriftPreset
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{error}. The drift report has an environment of its own: `make drift`."
+        ) from error
 
     definition = DataDefinition(
         categorical_columns=["sign", "known"], numerical_columns=["confidence"]
@@ -129,16 +158,25 @@ def _compare(
         snapshot.save_html(str(path))
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}.") from error
-    found = {}
+    verdicts = []
     for metric in snapshot.dict()["metrics"]:
-        config, score = metric["config"], metric["value"]
+        config = metric["config"]
         if "column" in config:
-            method, threshold = config["method"], config["threshold"]
-            # Of a p-value little, of a distance much tells of drift.
-            has_drifted = score < threshold if "p_value" in method else score >= threshold
-            found[config["column"]] = (method, float(score), threshold, bool(has_drifted))
-    return found
+            method, threshold, score = config["method"], config["threshold"], float(metric["value"])
+            # A small p-value means drift; for a distance, a large one does.
+            drifted = score < threshold if "p_value" in method else score >= threshold
+            verdicts.append(Verdict(config["column"], method, score, threshold, drifted))
+    return verdicts
+
+
+def main() -> None:
+    """Run as a program of its own, in the environment that has Evidently."""
+    parser = argparse.ArgumentParser(
+        prog="signs drift", description="Whether the predictions of a day have drifted."
+    )
+    add_arguments(parser)
+    sys.exit(run(parser.parse_args()))
 
 
 if __name__ == "__main__":
-    run_stage(drift)
+    run_stage(main)
