@@ -1,4 +1,4 @@
-"""The HTTP contract: answers, documents, and an error that helps for whatever is wrong."""
+"""The HTTP interface: predictions, documents, and a helpful error for every bad request."""
 
 import contextlib
 import http.client
@@ -7,8 +7,6 @@ import json
 import socket
 import struct
 import time
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,208 +18,8 @@ import pytest
 from PIL import Image
 
 Photo = Callable[..., bytes]
-Reply = tuple[int, Any, dict[str, str]]
-
-
-def ask(address: str, body: bytes | None = None, method: str = "", **headers: str) -> Reply:
-    """Status, decoded body and headers (lower case) of one request."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    request = urllib.request.Request(address, body, named, method=method or None)
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            status, content, got = answer.status, answer.read(), answer.headers
-    except urllib.error.HTTPError as error:
-        status, content, got = error.code, error.read(), error.headers
-    kind = got.get("content-type", "")
-    return (
-        status,
-        json.loads(content) if content and kind == "application/json" else content,
-        {name.lower(): value for name, value in got.items()},
-    )
-
-
-def send(server: str, body: bytes, kind: str = "image/png", path: str = "/predict") -> Reply:
-    return ask(server + path, body, Content_Type=kind)
-
-
-def form(*parts: tuple[str, bytes | str, str | None], boundary: str = "frontier") -> bytes:
-    """Fields of (name, content, file name or None for a text field)."""
-    lines = []
-    for name, content, file in parts:
-        disposition = f'form-data; name="{name}"' + (f'; filename="{file}"' if file else "")
-        data = content if isinstance(content, bytes) else content.encode()
-        lines += [
-            f"--{boundary}\r\nContent-Disposition: {disposition}\r\n\r\n".encode() + data + b"\r\n"
-        ]
-    return b"".join(lines) + f"--{boundary}--\r\n".encode()
-
-
-def head(body: bytes) -> bytes:
-    """What goes before a raw body."""
-    return (
-        "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    ).encode()
-
 
 FORM = "multipart/form-data; boundary=frontier"
-
-
-@pytest.fixture(autouse=True)
-def still_answers(server: str, make_photo: Photo) -> Iterator[None]:
-    """Whatever a test sends, the next good request is answered."""
-    yield
-    status, answer, _ = send(server, make_photo("Red"))
-    assert (status, answer["name"]) == (200, "Red")
-
-
-def error(reply: Reply, status: int, *words: str) -> None:
-    assert reply[0] == status, reply
-    assert list(reply[1]) == ["error"]
-    for word in words:
-        assert word in reply[1]["error"]
-
-
-def test_answers_that_are_worked_out_together_go_to_whom_they_belong(
-    server: str, make_photo: Photo
-) -> None:
-    bodies = {color: make_photo(color) for color in ("Red", "Green")} | {"damaged": b"\x89PNG"}
-    alone = {name: send(server, body)[:2] for name, body in bodies.items()}
-    names = list(bodies) * 40
-    with ThreadPoolExecutor(24) as clients:
-        replies = list(clients.map(lambda name: send(server, bodies[name])[:2], names))
-    assert replies == [alone[name] for name in names]
-    assert [alone[name][0] for name in bodies] == [200, 200, 400]
-
-
-def test_answers_a_form_and_a_raw_body_alike(server: str, make_photo: Photo) -> None:
-    status, answer, headers = send(server, make_photo("Green"))
-    assert status == 200
-    assert {key: answer[key] for key in ("prediction", "name", "known")} == {
-        "prediction": 14,
-        "name": "Green",
-        "known": True,
-    }
-    assert answer["confidence"] > 0.99
-    assert answer["top"][0]["prediction"] == 14
-    assert len(answer["top"]) == 3
-    assert sum(guess["confidence"] for guess in answer["top"]) == pytest.approx(1, abs=1e-5)
-    assert len(answer["model"]) == 12
-    assert headers["content-type"] == "application/json"
-    body = form(("image", make_photo("Green"), "a.png"))
-    assert send(server, body, FORM)[:2] == (200, answer)
-
-
-def test_says_unknown(server: str) -> None:
-    grey = cv2.imencode(".png", np.full((30, 30, 3), 90, np.uint8))[1].tobytes()
-    status, answer, _ = send(server, grey)
-    assert (status, answer["known"]) == (200, False)
-
-
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".ppm"])
-def test_reads_these_formats_whatever_they_are_called(
-    server: str, make_photo: Photo, suffix: str
-) -> None:
-    for kind in ("image/png", "image/x-anything", "application/octet-stream"):
-        status, answer, _ = send(server, make_photo("Blue", suffix), kind)
-        assert (status, answer["name"]) == (200, "Blue")
-
-
-def test_reads_grey_and_16_bit(server: str) -> None:
-    for image in (np.full((20, 20), 100, np.uint8), np.full((20, 20, 3), 30_000, np.uint16)):
-        status, answer, _ = send(server, cv2.imencode(".png", image)[1].tobytes())
-        assert (status, answer["known"]) == (200, False)
-
-
-def test_reads_cmyk(server: str) -> None:
-    file = io.BytesIO()
-    Image.new("CMYK", (40, 40), (0, 255, 255, 0)).save(file, "JPEG")
-    status, answer, _ = send(server, file.getvalue(), "image/jpeg")
-    assert (status, answer["name"]) == (200, "Red")
-
-
-def test_rotates_as_exif_says(server: str, make_photo: Photo) -> None:
-    # A red left half and a blue right half; the sum is the same whatever way it is turned, so
-    # what tells is that the picture of /explain comes out turned.
-    halves = np.zeros((40, 40, 3), np.uint8)
-    halves[:, :20], halves[:, 20:] = (0, 0, 255), (255, 255, 255)
-    plain = cv2.imencode(".jpg", halves)[1].tobytes()
-    entry = struct.pack("<HHI", 0x0112, 3, 1) + struct.pack("<HH", 6, 0)
-    exif = b"Exif\0\0II*\0" + struct.pack("<I", 8) + struct.pack("<H", 1) + entry + bytes(4)
-    turned = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:]
-    pictures = []
-    for photo in (plain, turned):
-        status, picture, headers = send(server, photo, "image/jpeg", "/explain")
-        assert (status, headers["content-type"]) == (200, "image/png")
-        decoded = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
-        pictures.append(decoded.astype(float).sum(axis=2))
-    across = [np.ptp(picture.mean(axis=0)) for picture in pictures]
-    down = [np.ptp(picture.mean(axis=1)) for picture in pictures]
-    assert across[0] > down[0]
-    assert down[1] > across[1]
-
-
-def test_batch_keeps_the_order_and_answers_beside_a_bad_one(server: str, make_photo: Photo) -> None:
-    colors = ["Red", "Blue", "Green"] * 21
-    parts = [("images", make_photo(color), f"{i}.png") for i, color in enumerate(colors)]
-    parts.insert(5, ("images", b"no image", "x.txt"))
-    status, answers, _ = send(server, form(*parts), FORM, "/predict_batch")
-    assert (status, len(answers)) == (200, 64)
-    assert list(answers.pop(5)) == ["error"]
-    assert [answer["name"] for answer in answers] == colors
-
-
-def test_explains_with_a_picture(server: str, make_photo: Photo) -> None:
-    status, picture, headers = send(server, make_photo(), path="/explain")
-    assert (status, headers["content-type"]) == (200, "image/png")
-    image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
-    assert image.shape == (16, 16, 3)
-    error(send(server, b"no image", path="/explain"), 400, "format")
-
-
-def test_documents(server: str) -> None:
-    status, model, _ = ask(f"{server}/model")
-    assert status == 200
-    assert model["classes"][1] == {"prediction": 14, "name": "Green"}
-    assert (model["commit"], model["dataset"]) == ("c0ffee", "colors")
-    assert model["metrics"]["validation"]["accuracy"] == 1.0
-    status, page, headers = ask(f"{server}/demo")
-    assert status == 200
-    assert b"<html" in page
-    assert "default-src 'none'" in headers["content-security-policy"]
-    status, document, _ = ask(f"{server}/docs.json")
-    assert status == 200
-    assert {"/predict", "/predict_batch", "/explain", "/model", "/readyz"} <= set(document["paths"])
-    for path in ("/livez", "/readyz", "/"):
-        assert ask(server + path)[0] == 200
-
-
-def test_metrics_count_classes_and_unknown(server: str, make_photo: Photo) -> None:
-    def counts() -> dict[str, float]:
-        lines = ask(f"{server}/metrics")[1].decode().splitlines()
-        split = (line.rpartition(" ") for line in lines if line.startswith("signs_"))
-        return {name: float(value) for name, _, value in split}
-
-    before = counts()
-    send(server, make_photo("Blue"))
-    send(server, cv2.imencode(".png", np.full((30, 30, 3), 90, np.uint8))[1].tobytes())
-    send(server, b"no image")
-    after = counts()
-    grown = {name for name in after if after[name] - before.get(name, 0) == 1}
-    assert 'signs_predictions_total{prediction="20"}' in grown
-    assert 'signs_predictions_total{prediction="unknown"}' in grown
-    assert "signs_photos_refused_total" in grown
-    assert 'signs_request_duration_seconds_count{path="/predict",status="400"}' in grown
-
-
-def test_request_id_goes_through_or_is_made(server: str, make_photo: Photo) -> None:
-    given = ask(f"{server}/predict", make_photo(), Content_Type="image/png", X_Request_ID="abc-1.2")
-    assert given[2]["x-request-id"] == "abc-1.2"
-    bad = ask(f"{server}/predict", make_photo(), Content_Type="image/png", X_Request_ID="a b;c")
-    assert bad[2]["x-request-id"] != "a b;c"
-    assert len(bad[2]["x-request-id"]) == 16
-
-
 GIF = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;"
 TIFF = b"II*\0\x08\0\0\0" + bytes(200)
 SVG = (
@@ -229,22 +27,178 @@ SVG = (
 )
 
 
-@pytest.mark.parametrize("body", [GIF, TIFF, SVG, b"hello", b"http://127.0.0.1/x.png", b"\0" * 50])
-def test_refuses_what_is_no_image(server: str, body: bytes) -> None:
-    error(send(server, body), 400, "not an image of a known format")
-    error(send(server, form(("image", body, "a.png")), FORM), 400, "not an image")
+def encode(image: Any, suffix: str = ".png") -> bytes:
+    return bytes(cv2.imencode(suffix, image)[1])
 
 
-def test_refuses_an_empty_body(server: str) -> None:
-    error(send(server, b""), 400, "empty")
-    error(send(server, form(("image", b"", "a.png")), FORM), 400, "empty")
+PHOTO = encode(np.full((40, 40, 3), (0, 255, 0), np.uint8))
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_refuses_a_truncated_photo(server: str, suffix: str) -> None:
-    noise = np.random.default_rng(1).integers(0, 256, (60, 60, 3), np.uint8)
-    content = cv2.imencode(suffix, noise)[1].tobytes()
-    error(send(server, content[: len(content) // 2]), 400, "truncated")
+def form(*parts: tuple[str, bytes | str, str | None]) -> bytes:
+    """Fields of (name, content, file name or None for a text field)."""
+    body = b""
+    for name, content, file in parts:
+        disposition = f'form-data; name="{name}"' + (f'; filename="{file}"' if file else "")
+        data = content if isinstance(content, bytes) else content.encode()
+        body += f"--frontier\r\nContent-Disposition: {disposition}\r\n\r\n".encode() + data
+        body += b"\r\n"
+    return body + b"--frontier--\r\n"
+
+
+IMAGE, IMAGES = ("image", PHOTO, "a.png"), ("images", PHOTO, "a.png")
+
+
+def head(length: int) -> bytes:
+    """What precedes a raw body of so many bytes."""
+    return (
+        "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+        f"Content-Length: {length}\r\n\r\n"
+    ).encode()
+
+
+def connect(running: Any) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", running.port), timeout=20)
+
+
+@pytest.fixture(autouse=True)
+def still_predicts(running: Any, make_photo: Photo) -> Iterator[None]:
+    """Whatever a test sends, the next good request succeeds."""
+    yield
+    reply = running.send(make_photo("Red"))
+    assert (reply.status, reply.body["name"]) == (200, "Red")
+
+
+def test_photos_of_one_batch_get_their_own_predictions(running: Any, make_photo: Photo) -> None:
+    bodies = {color: make_photo(color) for color in ("Red", "Green")} | {"damaged": b"\x89PNG"}
+    alone = {name: running.send(body) for name, body in bodies.items()}
+    names = list(bodies) * 40
+    with ThreadPoolExecutor(24) as clients:
+        replies = list(clients.map(lambda name: running.send(bodies[name]), names))
+    assert [reply.body for reply in replies] == [alone[name].body for name in names]
+    assert [alone[name].status for name in bodies] == [200, 200, 400]
+
+
+def test_predicts_a_form_and_a_raw_body_alike(running: Any) -> None:
+    reply = running.send(PHOTO)
+    assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
+    assert list(reply.body) == ["prediction", "name", "confidence", "known", "top", "model"]
+    assert (reply.body["prediction"], reply.body["name"]) == (14, "Green")
+    assert reply.body["known"] is True
+    assert reply.body["confidence"] > 0.99
+    top = reply.body["top"]
+    assert (len(top), top[0]["prediction"]) == (3, 14)
+    assert sum(candidate["confidence"] for candidate in top) == pytest.approx(1, abs=1e-5)
+    assert len(reply.body["model"]) == 12
+    assert running.send(form(IMAGE), kind=FORM).body == reply.body
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".ppm"])
+@pytest.mark.parametrize("kind", ["image/png", "image/x-anything", "application/octet-stream"])
+def test_reads_these_formats_whatever_they_are_called(
+    running: Any, make_photo: Photo, suffix: str, kind: str
+) -> None:
+    assert running.send(make_photo("Blue", suffix), kind=kind).body["name"] == "Blue"
+
+
+def cmyk_red() -> bytes:
+    file = io.BytesIO()
+    Image.new("CMYK", (40, 40), (0, 255, 255, 0)).save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("photo", "known"),
+    [
+        (encode(np.full((30, 30, 3), 90, np.uint8)), False),
+        (encode(np.full((20, 20), 100, np.uint8)), False),
+        (encode(np.full((20, 20, 3), 30_000, np.uint16)), False),
+        (cmyk_red(), True),
+    ],
+    ids=["grey colour", "one channel", "16 bit", "CMYK"],
+)
+def test_says_whether_the_sign_is_known(running: Any, photo: bytes, known: bool) -> None:
+    body = running.send(photo).body
+    assert body["known"] is known
+    assert not known or body["name"] == "Red"
+
+
+def test_rotates_as_exif_says(running: Any) -> None:
+    # Half red, half white. The mean is the same whichever way it is turned, so only the picture of
+    # /explain shows it.
+    halves = np.full((40, 40, 3), 255, np.uint8)
+    halves[:, :20] = (0, 0, 255)
+    plain = encode(halves, ".jpg")
+    entry = struct.pack("<HHI", 0x0112, 3, 1) + struct.pack("<HH", 6, 0)
+    exif = b"Exif\0\0II*\0" + struct.pack("<I", 8) + struct.pack("<H", 1) + entry + bytes(4)
+    turned = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:]
+    contrasts = []
+    for photo in (plain, turned):
+        reply = running.send(photo, "/explain")
+        assert (reply.status, reply.headers["content-type"]) == (200, "image/png")
+        picture = cv2.imdecode(np.frombuffer(reply.body, np.uint8), cv2.IMREAD_COLOR)
+        assert picture.shape == (16, 16, 3)
+        luma = picture.astype(float).sum(axis=2)
+        contrasts.append((np.ptp(luma.mean(axis=0)), np.ptp(luma.mean(axis=1))))
+    (plain_across, plain_down), (turned_across, turned_down) = contrasts
+    assert plain_across > plain_down
+    assert turned_down > turned_across
+
+
+def test_batch_keeps_the_order_and_goes_on_after_a_bad_photo(
+    running: Any, make_photo: Photo
+) -> None:
+    colors = ["Red", "Blue", "Green"] * 21
+    parts = [("images", make_photo(color), f"{i}.png") for i, color in enumerate(colors)]
+    parts.insert(5, ("images", b"no image", "x.txt"))
+    reply = running.send(form(*parts), "/predict_batch", FORM)
+    assert (reply.status, len(reply.body)) == (200, 64)
+    assert list(reply.body.pop(5)) == ["error"]
+    assert [prediction["name"] for prediction in reply.body] == colors
+
+
+def test_documents(running: Any) -> None:
+    model = running.ask("/model").body
+    assert model["classes"][1] == {"prediction": 14, "name": "Green"}
+    assert (model["commit"], model["dataset"]) == ("c0ffee", "colors")
+    assert model["metrics"]["validation"]["accuracy"] == 1.0
+    page = running.ask("/demo")
+    assert b"<html" in page.body
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    document = running.ask("/docs.json").body
+    assert {"/predict", "/predict_batch", "/explain", "/model", "/readyz"} <= set(document["paths"])
+    for path in ("/livez", "/readyz", "/"):
+        assert running.ask(path).status == 200
+
+
+def test_metrics_count_classes_unknown_and_requests(running: Any, make_photo: Photo) -> None:
+    def counts() -> dict[str, float]:
+        lines = running.ask("/metrics").body.decode().splitlines()
+        split = (line.rpartition(" ") for line in lines if line.startswith("signs_"))
+        return {name: float(value) for name, _, value in split}
+
+    before = counts()
+    for body in (make_photo("Blue"), make_photo("Grey"), b"no image"):
+        running.send(body)
+    running.ask("/nothing/4711")
+    running.send(PHOTO, "/static_content/4711")
+    after = counts()
+    grown = {name: after[name] - before.get(name, 0) for name in after}
+    assert grown['signs_predictions_total{prediction="20"}'] == 1
+    assert grown['signs_predictions_total{prediction="unknown"}'] == 1
+    assert grown["signs_photos_refused_total"] == 1
+    seconds = "signs_request_duration_seconds_count"
+    assert grown[seconds + '{path="/predict",status="400"}'] == 1
+    assert grown[seconds + '{path="other",status="404"}'] == 1
+    assert grown[seconds + '{path="other",status="405"}'] == 1
+    assert not any("4711" in name for name in after)
+
+
+def test_request_id_is_the_clients_or_a_new_one(running: Any) -> None:
+    headers = {"Content_Type": "image/png"}
+    given = running.ask("/predict", PHOTO, X_Request_ID="abc-1.2", **headers)
+    assert given.headers["x-request-id"] == "abc-1.2"
+    bad = running.ask("/predict", PHOTO, X_Request_ID="a b;c", **headers)
+    assert len(bad.headers["x-request-id"]) == 16
 
 
 def bomb(side: int) -> bytes:
@@ -260,112 +214,138 @@ def bomb(side: int) -> bytes:
     return signature + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def test_refuses_too_many_pixels_before_decoding(server: str) -> None:
-    content = bomb(20_000)
-    assert len(content) < 100_000
-    error(send(server, content), 413, "million pixels")
+NOISE = np.random.default_rng(1).integers(0, 256, (60, 60, 3), np.uint8)
 
 
-def test_refuses_too_many_bytes_before_reading_them(server: str) -> None:
-    connection = http.client.HTTPConnection(server.removeprefix("http://"), timeout=20)
-    connection.putrequest("POST", "/predict")
-    connection.putheader("Content-Type", "image/png")
-    connection.putheader("Content-Length", str(100 * 2**20))
-    connection.endheaders()
-    with contextlib.closing(connection):
-        answer = connection.getresponse()  # though no byte of the body was sent
-        assert answer.status == 413
-        assert "20 MB" in json.loads(answer.read())["error"]
+@pytest.mark.parametrize("sent_as", ["body", "form", "explain"])
+@pytest.mark.parametrize(
+    ("photo", "status", "words"),
+    [
+        (b"", 400, "the file is empty"),
+        (b"http://127.0.0.1/x.png", 400, "not an image of a known format"),
+        (b"\0" * 50, 400, "not an image of a known format"),
+        (GIF, 400, "not an image of a known format"),
+        (TIFF, 400, "not an image of a known format"),
+        (SVG, 400, "not an image of a known format"),
+        (encode(NOISE)[:5000], 400, "the PNG file is truncated"),
+        (encode(NOISE, ".jpg")[:2000], 400, "the JPEG file is truncated"),
+        (bomb(20_000), 413, "more than 50 million pixels"),  # refused before it is decoded
+    ],
+)
+def test_refuses_what_is_no_usable_photo(
+    running: Any, sent_as: str, photo: bytes, status: int, words: str
+) -> None:
+    if sent_as == "form":
+        reply = running.send(form(("image", photo, "a.png")), kind=FORM)
+    else:
+        reply = running.send(photo, "/explain" if sent_as == "explain" else "/predict")
+    assert reply.status == status
+    assert words in reply.error
 
 
-def test_refuses_too_many_bytes_that_were_not_declared(server: str) -> None:
-    connection = http.client.HTTPConnection(server.removeprefix("http://"), timeout=20)
+ONE, BATCH = "/predict", "/predict_batch"
+OTHER_TYPES = ("text/plain", "application/json", "", "application/pdf")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind", "status", "words"),
+    [
+        *((ONE, PHOTO, kind, 415, "form field 'image'") for kind in OTHER_TYPES),
+        *((BATCH, PHOTO, kind, 415, "1 to 64 files named 'images'") for kind in OTHER_TYPES),
+        (ONE, form(), FORM, 422, "no field 'image'"),
+        (ONE, form(IMAGE, IMAGE), FORM, 422, "at most 1 file in 'image'"),
+        (ONE, form(("photo", PHOTO, "a.png")), FORM, 422, "'photo'; only 'image' is allowed"),
+        (ONE, form(("image", "text", None)), FORM, 422, "'image' must be a file"),
+        (BATCH, form(*[IMAGES] * 65), FORM, 422, "at most 64 files in 'images'"),
+        (BATCH, form(IMAGE), FORM, 422, "'image'; only 'images' is allowed"),
+        (ONE, form(IMAGE), "multipart/form-data", 400, "boundary"),
+        (ONE, form(IMAGE), "multipart/form-data; boundary=", 400, "boundary"),
+        (ONE, form(IMAGE), "multipart/form-data;x", 400, "boundary"),
+        (ONE, form(IMAGE)[:-20], FORM, 400, "cut off"),
+        (ONE, form(IMAGE), "multipart/form-data; boundary=other", 400, "form"),
+        (ONE, b"nonsense", FORM, 400, "form"),
+    ],
+)
+def test_refuses_other_types_and_wrong_forms(
+    running: Any, path: str, body: bytes, kind: str, status: int, words: str
+) -> None:
+    reply = running.send(body, path, kind)
+    assert reply.status == status
+    assert words in reply.error
+
+
+def test_refuses_too_many_bytes_before_reading_them(running: Any) -> None:
+    with connect(running) as connection:
+        connection.sendall(head(100 * 2**20))
+        response = http.client.HTTPResponse(connection)
+        response.begin()  # though no byte of the body was sent
+        assert response.status == 413
+        assert "20 MB" in json.loads(response.read())["error"]
+
+
+def test_refuses_too_many_bytes_that_were_not_declared(running: Any) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=20)
     pieces = (bytes(2**20) for _ in range(30))
+    headers = {"Content-Type": "image/png"}
     with contextlib.closing(connection):
         try:
-            connection.request(
-                "POST", "/predict", pieces, {"Content-Type": "image/png"}, encode_chunked=True
-            )
+            connection.request("POST", "/predict", pieces, headers, encode_chunked=True)
         except (BrokenPipeError, ConnectionResetError):
             return  # cut off while sending: refused, too
         assert connection.getresponse().status == 413
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/json", "", "application/pdf"])
-def test_refuses_other_content_types(server: str, make_photo: Photo, kind: str) -> None:
-    error(send(server, make_photo(), kind), 415, "image")
-    error(send(server, make_photo(), kind, "/predict_batch"), 415, "images")
-
-
-def test_refuses_wrong_fields(server: str, make_photo: Photo) -> None:
-    one = ("image", make_photo(), "a.png")
-    error(send(server, form(), FORM), 422, "no field 'image'")
-    error(send(server, form(one, one), FORM), 422, "at most 1")
-    error(send(server, form(("photo", make_photo(), "a.png")), FORM), 422, "photo", "image")
-    error(send(server, form(("image", "text", None)), FORM), 422, "must be a file")
-
-
-def test_refuses_wrong_batches(server: str, make_photo: Photo) -> None:
-    many = [("images", make_photo(), "a.png")] * 65
-    error(send(server, form(*many), FORM, "/predict_batch"), 422, "at most 64")
-    error(send(server, form(("image", b"", "a")), FORM, "/predict_batch"), 422, "images")
-
-
-def test_never_fetches_an_address(server: str) -> None:
+def test_never_fetches_an_address(running: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(1.5)
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/sign.png"
-        error(send(server, form(("image", address, None)), FORM), 422, "not fetched")
-        error(send(server, form(("image", address, address)), FORM), 400)
-        error(send(server, form(("image", "file:///etc/passwd", None)), FORM), 422)
-        error(send(server, form(("images", address, None)), FORM, "/predict_batch"), 422)
-        error(send(server, address.encode()), 400)
+        reply = running.send(form(("image", address, None)), kind=FORM)
+        assert (reply.status, "not fetched" in reply.error) == (422, True)
+        for part, path, status in (
+            (("image", address, address), "/predict", 400),
+            (("image", "file:///etc/passwd", None), "/predict", 422),
+            (("images", address, None), "/predict_batch", 422),
+        ):
+            assert running.send(form(part), path, FORM).status == status
+        assert running.send(address.encode()).status == 400
         with pytest.raises(TimeoutError):
             listener.accept()
 
 
-@pytest.mark.parametrize(
-    "kind", ["multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data;x"]
-)
-def test_refuses_a_form_without_boundary(server: str, make_photo: Photo, kind: str) -> None:
-    error(send(server, form(("image", make_photo(), "a.png")), kind), 400, "boundary")
-
-
-def test_refuses_forms_that_are_cut_off_or_of_another_boundary(
-    server: str, make_photo: Photo
-) -> None:
-    body = form(("image", make_photo(), "a.png"))
-    error(send(server, body[:-20], FORM), 400, "cut off")
-    error(send(server, body, "multipart/form-data; boundary=other"), 400)
-    error(send(server, b"nonsense", FORM), 400)
-
-
-def test_a_file_name_cannot_add_headers(server: str, make_photo: Photo) -> None:
+def test_a_file_name_cannot_add_headers(running: Any) -> None:
     name = 'a.png"\r\nX-Evil: 1\r\nSet-Cookie: a=b; x="'
-    status, _, headers = send(server, form(("image", make_photo(), name)), FORM)
-    assert status in (200, 400, 422)
-    assert "x-evil" not in headers
-    assert "set-cookie" not in headers
+    reply = running.send(form(("image", PHOTO, name)), kind=FORM)
+    assert reply.status in (200, 400, 422)
+    assert not {"x-evil", "set-cookie"} & set(reply.headers)
 
 
-def test_unknown_paths_and_methods(server: str, make_photo: Photo) -> None:
-    error(ask(f"{server}/nothing"), 404, "docs.json")
-    error(ask(f"{server}/predict/", make_photo()), 404)
-    error(ask(f"{server}/predict"), 405, "POST")
-    assert ask(f"{server}/predict", method="DELETE")[2]["allow"] == "POST"
-    error(ask(f"{server}/model", b"x"), 405, "GET")
-    error(ask(f"{server}/readyz", b"x"), 405, "GET")
-    assert ask(f"{server}/model", method="HEAD")[0] == 200
+@pytest.mark.parametrize(
+    ("path", "body", "method", "status", "words"),
+    [
+        ("/nothing", None, "GET", 404, "docs.json"),
+        ("/predict/", PHOTO, "POST", 404, "docs.json"),
+        ("/predict", None, "GET", 405, "POST"),
+        ("/predict", None, "DELETE", 405, "POST"),
+        ("/model", b"x", "POST", 405, "GET"),
+        ("/readyz", b"x", "POST", 405, "GET"),
+    ],
+)
+def test_refuses_other_paths_and_methods(
+    running: Any, path: str, body: bytes | None, method: str, status: int, words: str
+) -> None:
+    reply = running.ask(path, body, method)
+    assert reply.status == status
+    assert words in reply.error
+    assert status == 404 or reply.headers["allow"] == words
+    assert running.ask("/model", method="HEAD").status == 200
 
 
 @pytest.mark.slow
-def test_a_slow_body_is_given_up(server: str, make_photo: Photo) -> None:
-    body = make_photo()
-    host, _, port = server.removeprefix("http://").partition(":")
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
-        connection.sendall(head(body))
+def test_gives_up_a_slow_body(running: Any) -> None:
+    with connect(running) as connection:
+        connection.sendall(head(len(PHOTO)))
         started = time.monotonic()
-        for byte in body[:14]:
+        for byte in PHOTO[:14]:
             try:
                 connection.sendall(bytes([byte]))
             except OSError:
@@ -375,11 +355,10 @@ def test_a_slow_body_is_given_up(server: str, make_photo: Photo) -> None:
         assert time.monotonic() - started < 16
 
 
-def test_a_client_that_hangs_up_harms_nobody(server: str, make_photo: Photo) -> None:
+def test_a_client_that_hangs_up_disturbs_nobody(running: Any, make_photo: Photo) -> None:
     body = make_photo(side=400)
-    host, _, port = server.removeprefix("http://").partition(":")
-    whole = head(body) + body
-    for sent in (whole[:20], head(body), whole[: -len(body) // 2], whole):
+    whole = head(len(body)) + body
+    for sent in (whole[:20], head(len(body)), whole[: -len(body) // 2], whole):
         for _ in range(20):
-            with socket.create_connection((host, int(port)), timeout=20) as connection:
+            with connect(running) as connection:
                 connection.sendall(sent)
