@@ -5,10 +5,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
-from playwright.sync_api import ConsoleMessage, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect, sync_playwright
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs chromium (apt install chromium)")
@@ -17,24 +15,24 @@ Photo = Callable[..., bytes]
 
 
 @pytest.fixture(scope="module")
-def browser_page(running: object) -> Iterator[Page]:
+def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=BROWSER,
             # As root there is no sandbox; the camera is a moving test picture.
             args=["--no-sandbox", "--use-fake-device-for-media-stream"],
         )
-        yield browser.new_page()
+        yield browser
         browser.close()
 
 
 @pytest.fixture
-def page(browser_page: Page, server: str) -> Iterator[Page]:
-    """The demo page, watched: no errors, and no request to anywhere else."""
+def page(browser: Browser, server: str) -> Iterator[Page]:
+    """The demo page; it must log no error and ask no other host."""
     complaints: list[str] = []
 
     def listen(message: ConsoleMessage) -> None:
-        # The browser itself notes each answer that is not 200.
+        # The browser itself logs each response that is not 200.
         if message.type == "error" and "Failed to load resource" not in message.text:
             complaints.append(message.text)
 
@@ -43,18 +41,13 @@ def page(browser_page: Page, server: str) -> Iterator[Page]:
             complaints.append(route.request.url)
         route.continue_()
 
-    def crashed(error: object) -> None:
-        complaints.append(str(error))
-
-    browser_page.set_viewport_size({"width": 1000, "height": 900})
-    browser_page.on("console", listen)
-    browser_page.on("pageerror", crashed)
-    browser_page.route("http*://**", watch)
-    browser_page.goto(f"{server}/demo")
-    yield browser_page
-    browser_page.unroute_all()
-    browser_page.remove_listener("console", listen)
-    browser_page.remove_listener("pageerror", crashed)
+    page = browser.new_page(viewport={"width": 1000, "height": 900})
+    page.on("console", listen)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.route("http*://**", watch)
+    page.goto(f"{server}/demo")
+    yield page
+    page.close()
     assert complaints == []
 
 
@@ -71,8 +64,10 @@ def drop(page: Page, name: str, text: str) -> None:
     page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
 
 
-def test_says_which_model_answers(page: Page) -> None:
-    expect(page.locator("#model")).to_contain_text("3 classes of “colors” apart, right on 100.0 %")
+def test_describes_the_classifier(page: Page) -> None:
+    expect(page.locator("#model")).to_contain_text(
+        "the 3 classes of “colors”, with 100.0 % accuracy"
+    )
 
 
 def test_reads_a_photo_and_explains(page: Page, make_photo: Photo) -> None:
@@ -82,8 +77,8 @@ def test_reads_a_photo_and_explains(page: Page, make_photo: Photo) -> None:
     expect(card.locator("tr")).to_have_count(3)
     assert card.locator(".rail div").first.evaluate("e => parseFloat(e.style.width)") > 99
     expect(page.locator("#progress")).to_have_text("1 of 1 photo done")
-    card.get_by_role("button", name="What it looked at").click()
-    explanation = card.get_by_alt_text("Map of what led to the answer")
+    card.get_by_role("button", name="Explain").click()
+    explanation = card.get_by_alt_text("Map of what led to the prediction")
     expect(explanation).to_be_visible()
     assert explanation.evaluate("image => image.decode().then(() => image.naturalWidth)") == 16
     folder = os.environ.get("SIGNS_ARTIFACTS")
@@ -100,16 +95,15 @@ def test_reads_several_the_newest_first(page: Page, make_photo: Photo) -> None:
     expect(page.locator("#progress")).to_have_text("1 of 1 photo done")
 
 
-def test_says_unknown(page: Page) -> None:
-    grey = cv2.imencode(".png", np.full((30, 30, 3), 90, np.uint8))[1].tobytes()
-    page.set_input_files("#files", file(grey))
+def test_says_unknown(page: Page, make_photo: Photo) -> None:
+    page.set_input_files("#files", file(make_photo("Grey")))
     expect(page.locator("#cards h2")).to_have_text("Unknown")
-    expect(page.locator("#cards li")).to_contain_text("does not look like a sign that I know")
+    expect(page.locator("#cards li")).to_contain_text("The classifier is not sure enough.")
 
 
 def test_says_what_is_wrong_with_a_dropped_text_file(page: Page) -> None:
     drop(page, "notes.txt", "hello")
-    expect(page.locator("#cards h2")).to_have_text("No answer")
+    expect(page.locator("#cards h2")).to_have_text("No prediction")
     expect(page.locator("#cards li")).to_contain_text("cannot be read as a photo: not an image")
     drop(page, "empty.txt", "")
     expect(page.locator("#cards li").first).to_contain_text("This file is empty.")
@@ -129,13 +123,13 @@ def test_works_by_keyboard(page: Page, make_photo: Photo) -> None:
         page.keyboard.press("Enter")
     chooser.value.set_files([file(make_photo("Blue"))])  # type: ignore[list-item]
     expect(page.locator("#cards h2")).to_have_text("Blue")
-    button = page.get_by_role("button", name="What it looked at")
+    button = page.get_by_role("button", name="Explain")
     for _ in range(5):
         page.keyboard.press("Tab")
         if button.evaluate("e => e === document.activeElement"):
             break
     page.keyboard.press("Enter")
-    expect(page.get_by_alt_text("Map of what led to the answer")).to_be_visible()
+    expect(page.get_by_alt_text("Map of what led to the prediction")).to_be_visible()
 
 
 def test_takes_a_photo_with_the_camera(page: Page) -> None:
@@ -147,7 +141,6 @@ def test_takes_a_photo_with_the_camera(page: Page) -> None:
     expect(page.locator("#progress")).to_have_text("1 of 1 photo done")
     page.get_by_role("button", name="Close the camera").click()
     expect(page.locator("#video")).to_be_hidden()
-    page.context.clear_permissions()
 
 
 def test_fits_a_narrow_screen(page: Page, make_photo: Photo) -> None:

@@ -1,22 +1,26 @@
-"""`make drift` on what the real service logged."""
+"""The drift report on the log of a real service."""
 
+import argparse
 import json
 import shutil
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
+from signs.errors import UserError
+from signs.paths import PREDICTIONS
+from signs.serving import drift
+
 ROOT = Path(__file__).parents[2]
 BROWSER = shutil.which("chromium")
-NAMES = {3: "Red", 14: "Green", 20: "Blue"}
-# The first run fetches Evidently: 720 MB on disk.
-pytestmark = pytest.mark.timeout(600)
+needs_evidently = [pytest.mark.network, pytest.mark.timeout(600)]  # its first run takes 720 MB
+SAME, OTHER = [3, 14, 20] * 40, [3] * 100 + [14] * 10 + [20] * 10
 
 
 @pytest.fixture(scope="module")
@@ -26,92 +30,125 @@ def folder(
     make_photo: Callable[..., bytes],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """A project whose service was asked for 90 photos, as many of each colour."""
+    """A project whose service got 90 photos, as many of each colour, on one day."""
     folder = service_copy(tmp_path_factory.mktemp("drift") / "project")
     server = begin_server(folder, SIGNS_LOGGED_PER_SECOND="1000")
-    for number in range(90):
-        photo = make_photo(list(NAMES.values())[number % 3])
-        request = urllib.request.Request(
-            f"{server.address}/predict", photo, {"Content-Type": "image/png"}
-        )
-        urllib.request.urlopen(request, timeout=30).close()
+    for color in ["Red", "Green", "Blue"] * 30:
+        assert server.send(make_photo(color)).status == 200
     assert server.stop() == 0
     shutil.copy(ROOT / "Makefile", folder)
     (folder / ".venv").symlink_to(Path(sys.prefix))
-    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    with log(folder).open("a") as file:
+        file.write('{"request": "cut o\n')
+        other = {"timestamp": "2030-01-31T08:00:00", "prediction": 3, "confidence": 1.0}
+        file.write(json.dumps(other | {"known": True, "model": "another"}) + "\n")
     return folder
+
+
+def log(folder: Path) -> Path:
+    return sorted((folder / "monitoring/predictions/data").glob("data.*.log*"))[0]
+
+
+def today(folder: Path) -> str:
+    return str(json.loads(log(folder).read_text().splitlines()[0])["timestamp"][:10])
 
 
 def write_predictions(folder: Path, class_ids: list[int]) -> None:
     rows = [f"{i}.png,validation,{c},1.0,True" for i, c in enumerate(class_ids)]
-    rows += [f"t{i}.png,test,3,0.2,False" for i in range(500)]  # not to be looked at
-    (folder / "data").mkdir(exist_ok=True)
-    (folder / "data/predictions.csv").write_text(
-        "\n".join(["file,split,prediction,confidence,known", *rows]) + "\n"
-    )
+    rows += [f"t{i}.png,test,3,0.2,False" for i in range(500)]  # must be ignored
+    path = folder / PREDICTIONS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(["file,split,prediction,confidence,accepted", *rows]) + "\n")
 
 
-def drift(folder: Path, arguments: str = "") -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        ["make", "drift", f"ARGS={arguments}"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    monkeypatch.chdir(folder)
+    write_predictions(folder, SAME)
+
+    def run(*arguments: str) -> int:
+        parser = argparse.ArgumentParser()
+        drift.add_arguments(parser)
+        return drift.run(parser.parse_args([str(argument) for argument in arguments]))
+
+    return run
 
 
-def test_the_same_mix_has_not_drifted(folder: Path) -> None:
-    write_predictions(folder, [3, 14, 20] * 40)
-    done = drift(folder, "--fail")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "90 answers of " in done.stdout
-    assert "against 120 validation photos" in done.stdout
-    assert "DRIFTED" not in done.stdout
-    assert done.stdout.count("as expected") == 3
+def test_compares_the_day_with_the_validation_photos(
+    run: Callable[..., int],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    compared: list[pd.DataFrame] = []
+
+    def compare(*sides: Any) -> list[drift.Verdict]:
+        compared[:] = sides[:2]
+        return [drift.Verdict("sign", "chi-square p_value", 0.001, 0.05, True)]
+
+    monkeypatch.setattr(drift, "_compare", compare)
+    assert run("--day", today(folder)) == 0
+    assert run("--day", today(folder), "--fail") == 1
+    for side, count in zip(compared, (30, 40), strict=True):
+        assert side["sign"].value_counts().to_dict() == dict.fromkeys(
+            ("Red", "Green", "Blue"), count
+        )
+        assert set(side["known"]) == {"known"}
+        assert side["confidence"].min() > 0.9
+    output = capsys.readouterr()
+    assert "90 predictions of " in output.out
+    assert "compared with 120 validation photos" in output.out
+    assert "sign         DRIFTED" in output.out
+    assert "1 damaged lines of the log were left out" in output.err
 
 
-def test_another_mix_has_drifted(folder: Path) -> None:
-    write_predictions(folder, [3] * 100 + [14] * 10 + [20] * 10)
-    log = sorted((folder / "monitoring/predictions/data").glob("data.*.log*"))[0]
-    with log.open("a") as file:
-        file.write('{"request": "cut o\n')
-        other = {"timestamp": "2030-01-31T08:00:00", "prediction": 3, "confidence": 1.0}
-        file.write(json.dumps(other | {"known": True, "model": "another"}) + "\n")
-    day = json.loads(log.read_text().splitlines()[0])["timestamp"][:10]
-    done = drift(folder, f"--fail --day {day} --output report.html")
-    assert done.returncode == 2, done.stdout + done.stderr  # make's own for a failed command
-    (line,) = (line for line in done.stdout.splitlines() if "DRIFTED" in line)
-    assert "sign" in line
-    assert "1 damaged lines of the log were left out" in done.stderr
-    assert "Red" in (folder / "report.html").read_text()
-
-    done = drift(folder)  # the latest day has a single answer, of another classifier
-    assert done.returncode == 2
-    assert "ERROR: Of 2030-01-31 there are 0 answers of the present classifier" in done.stderr
-    assert "(1 of others)" in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--day", "2001-01-01"], "The log has no predictions of 2001-01-01. It has .*of: 20"),
+        (["--log", "nowhere"], "There is no log of predictions in nowhere"),
+        ([], "2030-01-31 has 0 predictions of the present classifier, .*1 of other classifiers"),
+    ],
+)
+def test_says_what_is_missing(run: Callable[..., int], arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run(*arguments)
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs chromium (apt install chromium)")
-def test_the_report_fetches_nothing(folder: Path) -> None:
+@pytest.mark.parametrize("missing", [PREDICTIONS, drift.METADATA])
+def test_names_a_missing_file(run: Callable[..., int], folder: Path, missing: Path) -> None:
+    kept = missing.rename(missing.with_name("kept"))
+    with pytest.raises(UserError, match=f"{missing} cannot be read.*dvc repro"):
+        run("--day", today(folder))
+    kept.rename(missing)
+
+
+@pytest.mark.parametrize(
+    "class_ids",
+    [pytest.param(SAME, marks=needs_evidently), pytest.param(OTHER, marks=needs_evidently)],
+)
+def test_make_drift(folder: Path, class_ids: list[int]) -> None:
+    write_predictions(folder, class_ids)
+    # The environment is ready: `-o setup` leaves it as it is.
+    command = ["make", "-o", "setup", "drift", f"ARGS=--fail --day {today(folder)}"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    drifted = [line.split()[0] for line in done.stdout.splitlines() if "DRIFTED" in line]
+    assert done.stdout.count("as expected") == 3 - len(drifted), done.stdout + done.stderr
+    assert ("sign" in drifted) == (class_ids == OTHER)
+    assert done.returncode == (2 if drifted else 0)  # make's own status for a failed command
+    assert "Red" in (folder / "drift.html").read_text()
+    if BROWSER:
+        assert requests_of(folder / "drift.html") == []
+
+
+def requests_of(report: Path) -> list[str]:
+    """What the report loads from elsewhere."""
     asked: list[str] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         page = browser.new_page()
         page.on("request", lambda request: asked.append(request.url))
-        page.goto((folder / "drift.html").as_uri())
+        page.goto(report.as_uri())
         expect(page.get_by_text("chi-square p_value").first).to_be_visible()
         browser.close()
-    assert not [url for url in asked if not url.startswith(("file:", "blob:", "data:"))]
-
-
-def test_says_what_is_missing(folder: Path, tmp_path: Path) -> None:
-    done = drift(folder, "--day 2001-01-01")
-    assert "ERROR: No answers were logged on 2001-01-01; there are some of 20" in done.stderr
-    done = drift(folder, f"--log {tmp_path}")
-    assert f"ERROR: There is no log of answers in {tmp_path}" in done.stderr
-    (folder / "data/predictions.csv").rename(folder / "moved.csv")
-    log = sorted((folder / "monitoring/predictions/data").glob("data.*.log*"))[0]
-    day = json.loads(log.read_text().splitlines()[0])["timestamp"][:10]
-    done = drift(folder, f"--day {day}")
-    assert "ERROR: data/predictions.csv cannot be read; `dvc repro` makes it." in done.stderr
+    return [url for url in asked if not url.startswith(("file:", "blob:", "data:"))]
