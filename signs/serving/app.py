@@ -2,7 +2,7 @@
 
 It reads the body of a request as it arrives. BentoML's typed parameters take longer than the
 network does, download the addresses that they find in a file field, and decode any file they get
-(docs/service.md, "Speed", compares the two).
+(docs/speed.md compares the two).
 """
 
 import asyncio
