@@ -16,10 +16,11 @@ from typing import Any
 import bentoml
 
 from signs.inference import classifier
+from signs.paths import CLASSIFIER
 from signs.serving.app import Api, App
 from signs.serving.worker import Worker
 
-FOLDER = Path(__file__).parent / classifier.FOLDER
+FOLDER = Path(__file__).parent / CLASSIFIER
 
 _started: list[Worker] = []  # this process's one worker, once it has started
 

@@ -87,7 +87,7 @@ def write_classifier(folder: Path) -> None:
         model=tiny_model(),
         class_ids=list(CLASSES),
         names=list(CLASSES.values()),
-        settings=ImageSettings(size=16, color="rgb", contrast="none", margin=0.0),
+        images=ImageSettings(size=16, color="rgb", contrast="none", margin=0.0),
         temperature=1.0,
         threshold=0.9,
         energy_threshold=2.0,

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from signs.inference import classifier
+from signs.paths import CLASSIFIER
 
 
 def edit(folder: Path, **changes: Any) -> None:
@@ -58,7 +59,7 @@ def test_refuses_without_a_usable_classifier(
     sentence: str,
 ) -> None:
     folder = service_copy(tmp_path / "app")
-    damage(folder / classifier.FOLDER)
+    damage(folder / CLASSIFIER)
     server = begin_server(folder, wait=False)
     try:
         assert server.process.wait(60) not in (0, -9)
