@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from signs.inference import predictions
-from signs.inference.classifier import FOLDER, Classifier
+from signs.inference.classifier import Classifier
+from signs.paths import CLASSIFIER
+from tests.conftest import Server
 
 ROOT = Path(__file__).parents[2]
 SLOTS = ("blue", "green")
@@ -27,6 +29,11 @@ def free_ports(count: int) -> list[int]:
     for probe in probes:
         probe.close()
     return ports
+
+
+def at(address: str) -> Server:
+    """A service that this process did not start, to ask it."""
+    return Server(address, None, Path(), Path())  # type: ignore[arg-type]
 
 
 def podman(*arguments: str, check: bool = True) -> str:
@@ -42,7 +49,7 @@ class Clone:
     Attributes:
         folder: the clone.
         port: the stable port of its deployments.
-        name: prefix of its containers' names, and the name of the folder of their state.
+        name: prefix of its containers' names.
         environment: variables for commands in the clone.
         versions: of the images that were built, oldest first.
     """
@@ -57,7 +64,7 @@ class Clone:
     def state(self) -> Path:
         return Path(self.environment["SIGNS_STATE"])
 
-    def make(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    def _make(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             ["make", *arguments],
             cwd=self.folder,
@@ -68,13 +75,13 @@ class Clone:
         )
 
     def succeed(self, *arguments: str) -> str:
-        done = self.make(*arguments)
+        done = self._make(*arguments)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout
 
     def fail(self, *arguments: str) -> str:
         """The error, which is a sentence for a person."""
-        done = self.make(*arguments)
+        done = self._make(*arguments)
         assert done.returncode != 0, done.stdout
         assert "Traceback" not in done.stderr
         assert done.stderr.startswith("ERROR: "), done.stderr
@@ -142,38 +149,19 @@ def clone(
     clone.remove()
 
 
-@dataclass
-class Image:
-    """An image that `make image` built: its name, its commit, and what was printed."""
-
-    name: str
-    commit: str
-    printed: str
-
-    @property
-    def version(self) -> str:
-        return self.name.partition(":")[2]
-
-
 @pytest.fixture(scope="session")
-def build_image(clone: Clone) -> Callable[[], Image]:
-    """Builds the clone's present commit."""
+def build_image(clone: Clone) -> Callable[[], str]:
+    """Builds the clone's present commit as an image, and says what `make image` printed."""
     base = ["podman", "run", "--rm", "--pull=never", "python:3.11-slim", "python", "-c", ""]
     if shutil.which("podman") is None or subprocess.run(base, capture_output=True).returncode:
         pytest.skip("podman does not run python:3.11-slim here; .ci/containers.sh sets it up")
 
-    def build() -> Image:
+    def build() -> str:
         printed = clone.succeed("image")
-        version = clone.packed()["version"]
-        clone.versions.append(version)
-        return Image(f"traffic-signs:{version}", clone.git("rev-parse", "HEAD"), printed)
+        clone.versions.append(clone.packed()["version"])
+        return printed
 
     return build
-
-
-@pytest.fixture(scope="session")
-def image(build_image: Callable[[], Image]) -> Image:
-    return build_image()
 
 
 @pytest.fixture(scope="session")
@@ -183,7 +171,7 @@ def smoke_photos(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """As `make bento` writes them where there are test photos."""
-    classifier = Classifier(service_copy(tmp_path_factory.mktemp("c") / "c") / FOLDER)
+    classifier = Classifier(service_copy(tmp_path_factory.mktemp("c") / "c") / CLASSIFIER)
     folder = tmp_path_factory.mktemp("smoke")
     photos = []
     for number, color in enumerate(("Red", "Green", "Blue")):

@@ -9,45 +9,41 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from signs.inference.classifier import FOLDER
-from tests.deployment.conftest import Clone, Image, podman
+from signs.paths import CLASSIFIER
+from tests.deployment.conftest import Clone, at, podman
 
 # The first test installs the packages if they are in no layer yet, which takes two minutes.
 pytestmark = [pytest.mark.container, pytest.mark.timeout(600)]
 
-CONNECTIONS = 8
 VERSION_LABEL = '{{index .Config.Labels "org.opencontainers.image.version"}}'
 
 
 class Site:
     """Deployments of a clone: builds of it, and what runs."""
 
-    def __init__(self, clone: Clone, build_image: Callable[[], Image], photos: Path) -> None:
+    def __init__(self, clone: Clone, build_image: Callable[[], str], photos: Path) -> None:
         self.clone, self.succeed, self.fail = clone, clone.succeed, clone.fail
         self.build_image, self.photos = build_image, photos
-        self.address = f"http://127.0.0.1:{clone.port}"
+        self.service = at(f"http://127.0.0.1:{clone.port}")
 
     def build(self) -> str:
         """Pack and build a new commit; its version."""
         self.clone.commit()
-        version = self.build_image().version
+        self.build_image()
         shutil.copytree(self.photos, self.clone.folder / "build/smoke")
-        return version
+        return self.clone.versions[-1]
 
     @contextlib.contextmanager
     def spoiled(self, version: str, file: str, change: Callable[[bytes], bytes]) -> Iterator[None]:
         """An image `version` of what is packed, with one file of the classifier changed."""
         build, kept = self.clone.folder / "build", self.clone.folder.parent / "build"
         shutil.copytree(build, kept)
-        path = build / "bento/src" / FOLDER / file
+        path = build / "bento/src" / CLASSIFIER / file
         path.write_bytes(change(path.read_bytes()))
         text = (build / "build.env").read_text()
         (build / "build.env").write_text(re.sub(r"version=\S+", f"version={version}", text))
@@ -70,15 +66,9 @@ class Site:
         (name,) = self.running()
         return podman("inspect", "--format", VERSION_LABEL, name)
 
-    def predict(self, photo: bytes) -> Any:
-        kind = {"Content-Type": "image/png"}
-        request = urllib.request.Request(f"{self.address}/predict", photo, kind)
-        with urllib.request.urlopen(request, timeout=20) as response:
-            return json.loads(response.read())
-
 
 @pytest.fixture(scope="module")
-def site(clone: Clone, build_image: Callable[[], Image], smoke_photos: Path) -> Site:
+def site(clone: Clone, build_image: Callable[[], str], smoke_photos: Path) -> Site:
     if shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin") is None:
         pytest.skip("needs HAProxy (apt install haproxy)")
     site = Site(clone, build_image, smoke_photos)
@@ -105,8 +95,8 @@ def load(deployed: Site, make_photo: Callable[..., bytes], tmp_path: Path) -> It
         'wrk.method = "POST"\nwrk.headers["Content-Type"] = "image/png"\n'
         f'wrk.body = io.open("{tmp_path / "photo"}", "rb"):read("*a")\n'
     )
-    command = ["wrk", "--threads", "1", "--connections", str(CONNECTIONS), "--timeout", "30s"]
-    command += ["--duration", "120s", "--script", str(script), f"{deployed.address}/predict"]
+    command = ["wrk", "--threads=1", "--connections=8", "--timeout=30s", "--duration=120s"]
+    command += [f"--script={script}", f"{deployed.service.address}/predict"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     time.sleep(1)
     try:
@@ -140,7 +130,7 @@ def test_smoke_runs_the_image_and_leaves_nothing(site: Site) -> None:
 def test_first_deployment_answers_on_the_stable_port(
     deployed: Site, make_photo: Callable[..., bytes]
 ) -> None:
-    assert deployed.predict(make_photo("Blue"))["name"] == "Blue"
+    assert deployed.service.send(make_photo("Blue")).body["name"] == "Blue"
     assert deployed.version_in_service() in deployed.status()
     assert "all 3 photos as expected" in deployed.succeed("smoke", "ARGS=--deployed")
 
@@ -220,8 +210,6 @@ def test_next_deployment_repairs_a_service_that_is_gone(
 ) -> None:
     (name,) = deployed.running()
     podman("stop", name)
-    with pytest.raises(urllib.error.HTTPError) as caught:
-        deployed.predict(make_photo("Blue"))
-    assert caught.value.code == 503
+    assert deployed.service.send(make_photo("Blue")).status == 503
     deployed.succeed("deploy")
-    assert deployed.predict(make_photo("Blue"))["name"] == "Blue"
+    assert deployed.service.send(make_photo("Blue")).body["name"] == "Blue"

@@ -18,12 +18,12 @@ import pytest
 from deployment import proxy
 from deployment.container import read_values
 from signs.errors import UserError
-from tests.deployment.conftest import free_ports
+from tests.conftest import Server
+from tests.deployment.conftest import at, free_ports
 
 REQUESTS = 3
 SECONDS = 2
 POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
-HEADERS = {"Content-Type": "image/png"}
 
 
 @pytest.fixture(scope="module")
@@ -58,39 +58,31 @@ def connect(haproxy: proxy.Proxy) -> socket.socket:
     return socket.create_connection(("127.0.0.1", haproxy.values.port), timeout=20)
 
 
-def ask(
-    haproxy: proxy.Proxy, path: str = "/model", body: bytes | None = None
-) -> tuple[int, Any, dict[str, str]]:
-    """Status, decoded body and headers (lower case)."""
-    connection = http.client.HTTPConnection("127.0.0.1", haproxy.values.port, timeout=20)
-    with contextlib.closing(connection):
-        connection.request("POST" if body else "GET", path, body, HEADERS)
-        response = connection.getresponse()
-        headers = {name.lower(): value for name, value in response.getheaders()}
-        return response.status, json.loads(response.read()), headers
+@pytest.fixture
+def service(haproxy: proxy.Proxy) -> Server:
+    return at(haproxy.values.url)
 
 
 def test_passes_answers_and_errors_of_the_service(
-    haproxy: proxy.Proxy, make_photo: Callable[..., bytes]
+    service: Server, make_photo: Callable[..., bytes]
 ) -> None:
-    status, prediction, _ = ask(haproxy, "/predict", make_photo())
-    assert (status, prediction["name"]) == (200, "Green")
-    status, answer, headers = ask(haproxy, "/predict", b"no image")
-    assert (status, list(answer)) == (400, ["error"])
-    assert "known format" in answer["error"]
-    assert headers["x-request-id"]
+    reply = service.send(make_photo())
+    assert (reply.status, reply.body["name"]) == (200, "Green")
+    reply = service.send(b"no image")
+    assert (reply.status, "known format" in reply.error) == (400, True)
+    assert reply.headers["x-request-id"]
 
 
-def test_switch_sends_requests_to_the_other_slot(haproxy: proxy.Proxy) -> None:
+def test_switch_sends_requests_to_the_other_slot(haproxy: proxy.Proxy, service: Server) -> None:
     assert haproxy.active() == "blue"
     haproxy.switch("green")
     assert haproxy.active() == "green"
-    status, answer, headers = ask(haproxy)
-    assert (status, headers["retry-after"]) == (503, "5")
-    assert "does not answer" in answer["error"]
+    reply = service.ask("/model")
+    assert (reply.status, reply.headers["retry-after"]) == (503, "5")
+    assert "does not answer" in reply.error
     haproxy.switch("blue")
     haproxy.drain("green", 5)
-    assert ask(haproxy)[0] == 200
+    assert service.ask("/model").status == 200
 
 
 @pytest.mark.parametrize(
@@ -132,17 +124,17 @@ def test_refuses_a_body_of_100_mb(haproxy: proxy.Proxy, declared: bool) -> None:
         assert "64 MB" in json.loads(response.read())["error"]
 
 
-def test_one_address_cannot_have_all_requests(haproxy: proxy.Proxy) -> None:
+def test_one_address_cannot_have_all_requests(haproxy: proxy.Proxy, service: Server) -> None:
     with contextlib.ExitStack() as held:
         for _ in range(REQUESTS):
             connection = held.enter_context(connect(haproxy))
             connection.sendall(POST + b"Content-Length: 1000\r\n\r\nbegin")
         time.sleep(0.5)
-        status, answer, headers = ask(haproxy)
-        assert (status, headers.get("retry-after")) == (429, "1"), answer
-        assert "too many" in answer["error"]
+        reply = service.ask("/model")
+        assert (reply.status, reply.headers.get("retry-after")) == (429, "1")
+        assert "too many" in reply.error
     time.sleep(0.5)
-    assert ask(haproxy)[0] == 200
+    assert service.ask("/model").status == 200
 
 
 def test_says_why_haproxy_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
