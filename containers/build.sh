@@ -1,5 +1,5 @@
 #!/bin/sh
-# `make containerize`: an image of build/bento; options are the build's. Needs no Python.
+# `make containerize`: builds an image of build/bento. Arguments go to the build. Needs no Python.
 set -eu
 cd "$(dirname -- "$0")/.."
 
@@ -9,7 +9,7 @@ fail() {
 }
 
 started=$(date +%s)
-[ -f build/build.env ] || fail "There is no bento in build/: 'make bento' packs one, 'make image' does both."
+[ -f build/build.env ] || fail "There is no bento in build/: 'make bento' packs one; 'make image' packs one and builds its image."
 recorded() { sed -n "s/^$1=//p" build/build.env; }
 version=$(recorded version)
 engine=${ENGINE:-}
@@ -22,16 +22,16 @@ else
             break
         fi
     done
-    [ -n "$engine" ] || fail "An image is built by docker, podman or buildah, and none of them runs here: install or start one, or name another with ENGINE=..."
+    [ -n "$engine" ] || fail "None of docker, podman and buildah runs here: install or start one, or name another with ENGINE=..."
 fi
 
 image=traffic-signs:$version
-# The other format that podman and buildah know has no health check.
+# The default format of podman and buildah has no health check.
 BUILDAH_FORMAT=docker "$engine" build --file containers/Dockerfile --tag "$image" \
     --build-arg version="$version" --build-arg revision="$(recorded revision)" \
     --build-arg data="$(recorded data)" "$@" build/bento
 size=$("$engine" images --format '{{.Size}}' "$image")
-if [ "$engine" = buildah ]; then engine=podman; fi # which runs what buildah builds
+if [ "$engine" = buildah ]; then engine=podman; fi # buildah runs no containers
 echo
 echo "The image $image, $size, after $(($(date +%s) - started)) s. To run it:"
 echo "    $engine run --rm --read-only --tmpfs /tmp --publish 127.0.0.1:3000:3000 $image"

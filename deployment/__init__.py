@@ -1,1 +1,1 @@
-"""What brings an image into service. Standard library alone: it runs where no environment is."""
+"""Brings an image into service. Standard library alone: it runs where no environment is."""

@@ -1,4 +1,4 @@
-"""The service's image as a running container, and what build/ and values.toml say of it."""
+"""The service's image as a running container, and what values.toml and build/ say about it."""
 
 import os
 import shutil
@@ -9,26 +9,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from signs.errors import UserError
+
 BUILD = Path("build")
 VALUES = Path(__file__).with_name("values.toml")
 ENGINES = ("docker", "podman")
-# What values are at most: a number, or another value.
-MOST = {
-    **dict.fromkeys(("port", "blue_port", "green_port", "container_port"), 65535),
-    "cpu_request": "cpus",
-    "memory_request_mb": "memory_mb",
-    "replicas_min": "replicas_max",
-    "cpu_percent": 100,
-}
-
-
-class DeployError(Exception):
-    """What went wrong, as one sentence for a person."""
+VERSION_LABEL = "org.opencontainers.image.version"
+KINDS = {str: "a text", int: "a whole number", float: "a number"}
+MAX_PORT = 65535
 
 
 @dataclass(frozen=True)
 class Values:
-    """The content of values.toml, where each has its unit."""
+    """The content of values.toml, which explains each value and its unit."""
 
     name: str
     image: str
@@ -36,83 +29,76 @@ class Values:
     port: int
     blue_port: int
     green_port: int
+    requests_per_address: int
     workers: int
     cpus: float
     memory_mb: int
-    container_port: int
-    cpu_request: float
-    memory_request_mb: int
-    replicas_min: int
-    replicas_max: int
-    cpu_percent: int
-    endpoint_seconds: int
     ready_seconds: int
     drain_seconds: int
     stop_seconds: int
 
     @property
     def url(self) -> str:
-        """Where clients, and this machine, find the service."""
+        """The stable address of the service, as seen from this machine."""
         address = "127.0.0.1" if self.address == "0.0.0.0" else self.address
         return f"http://{address}:{self.port}"
 
 
-def values(path: Path = VALUES) -> Values:
+def read_values(path: Path = VALUES) -> Values:
     """Read values.toml.
 
     Raises:
-        DeployError: a key is unknown, missing, of another type or out of range.
+        UserError: a key is unknown, missing, of another type or out of range.
     """
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
-        raise DeployError(f"{path} cannot be read: {error}") from error
+        raise UserError(f"{path} cannot be read: {error}") from error
     kinds = {field.name: field.type for field in fields(Values)}
-    if unknown := sorted(found.keys() - kinds.keys()):
-        raise DeployError(f"{path} has unknown keys: {', '.join(unknown)}; allowed: {[*kinds]}.")
-    if missing := [key for key in kinds if key not in found]:
-        raise DeployError(f"{path} lacks {', '.join(missing)}.")
-    for key, value in found.items():
-        allowed = (int, float) if kinds[key] is float else kinds[key]
-        if isinstance(value, bool) or not isinstance(value, allowed):  # type: ignore[arg-type]
-            raise DeployError(f"{path}: {key} is {value!r}, but must be a {kinds[key].__name__}.")  # type: ignore[union-attr]
-        if not isinstance(value, str) and value <= 0:
-            raise DeployError(f"{path}: {key} is {value!r}, but must be above 0.")
-    for key, most in MOST.items():
-        limit = found[most] if isinstance(most, str) else most
-        if found[key] > limit:
-            name = f"{most}, " * isinstance(most, str)
-            raise DeployError(f"{path}: {key} is {found[key]}, but at most {name}{limit}.")
-    return Values(**found)
+    for problem, keys in (
+        ("has unknown keys", content.keys() - kinds.keys()),
+        ("lacks keys", kinds.keys() - content.keys()),
+    ):
+        if keys:
+            allowed = ", ".join(kinds)
+            raise UserError(f"{path} {problem}: {', '.join(sorted(keys))}. Allowed are {allowed}.")
+    for key, value in content.items():
+        kind = kinds[key]
+        if type(value) is not kind and (type(value), kind) != (int, float):
+            raise UserError(f"{path}: {key} is {value!r}, but must be {KINDS[kind]}.")  # type: ignore[index]
+        if kind is not str and value <= 0:
+            raise UserError(f"{path}: {key} is {value}, but must be above 0.")
+        if key.endswith("port") and value > MAX_PORT:
+            raise UserError(f"{path}: {key} is {value}, but must be at most {MAX_PORT}.")
+    return Values(**content)
 
 
 def built() -> dict[str, str]:
     """Version, revision and data of what `make bento` packed.
 
     Raises:
-        DeployError: nothing is packed.
+        UserError: nothing is packed.
     """
     try:
         lines = (BUILD / "build.env").read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:
-        raise DeployError("There is nothing in build/ yet: `make image` fills it.") from error
+        raise UserError("There is no image in build/: `make image` builds one.") from error
     return dict(line.split("=", 1) for line in lines)
 
 
 class Engine:
-    """docker or podman: the first that runs, or the one that ENGINE names.
+    """docker or podman: the one that ENGINE names, else the first that runs.
 
     Raises:
-        DeployError: none runs.
+        UserError: none runs.
     """
 
     def __init__(self) -> None:
         named = os.environ.get("ENGINE")
-        for name in (named,) if named else ENGINES:
-            if shutil.which(name) and self._run(name, "info").returncode == 0:
-                self.name = name
+        for self.name in (named,) if named else ENGINES:
+            if shutil.which(self.name) and self._run("info").returncode == 0:
                 return
-        raise DeployError(
+        raise UserError(
             f"ENGINE={named} does not run containers here: '{named} info' fails."
             if named
             else "Neither docker nor podman runs here: install or start one."
@@ -122,57 +108,66 @@ class Engine:
         """What a command prints.
 
         Raises:
-            DeployError: it failed.
+            UserError: it failed.
         """
-        done = self._run(self.name, *arguments)
+        done = self._run(*arguments)
         if done.returncode:
-            raise DeployError(f"{self.name} {arguments[0]} failed: {done.stderr.strip()}")
+            raise UserError(f"{self.name} {arguments[0]} failed: {done.stderr.strip()}")
         return done.stdout.strip()
-
-    @staticmethod
-    def _run(*command: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    def has(self, kind: str, name: str) -> bool:
-        """Whether there is an image or a container of that name."""
-        return self._run(self.name, kind, "inspect", name).returncode == 0
 
     def runs(self, name: str) -> bool:
         """Whether that container is running."""
-        done = self._run(self.name, "inspect", "--format", "{{.State.Running}}", name)
-        return done.stdout.strip() == "true"
+        return self._inspect(name, "{{.State.Running}}") == "true"
 
-    def start(self, name: str, image: str, port: int, about: Values) -> None:
-        """Run the image as container `name`, on a port of this host alone."""
-        if not self.has("image", image):
-            raise DeployError(f"There is no image {image} here: `make image` builds it.")
+    def version(self, name: str) -> str:
+        """The version of the image of a container; empty if there is no such container."""
+        return self._inspect(name, f'{{{{index .Config.Labels "{VERSION_LABEL}"}}}}')
+
+    def start(self, name: str, image: str, port: int, values: Values) -> None:
+        """Run the image as container `name`, in place of one of that name.
+
+        Raises:
+            UserError: there is no such image, or it does not start.
+        """
+        if self._run("image", "inspect", image).returncode:
+            raise UserError(f"There is no image {image} here: `make image` builds it.")
         self.remove(name)
         self(
             *("run", "--detach", "--name", name, "--restart", "unless-stopped"),
-            # Only the proxy beside it can reach it, and no port need be published.
+            # Only the proxy on this host can reach it, and no port need be published.
             *("--network", "host", "--env", "BENTOML_HOST=127.0.0.1"),
-            *("--env", f"BENTOML_PORT={port}", "--env", f"SIGNS_WORKERS={about.workers}"),
-            *("--cpus", f"{about.cpus:g}", "--memory", f"{about.memory_mb}m"),
+            *("--env", f"BENTOML_PORT={port}", "--env", f"SIGNS_WORKERS={values.workers}"),
+            *("--cpus", f"{values.cpus:g}", "--memory", f"{values.memory_mb}m"),
             *("--read-only", "--tmpfs", "/tmp", "--volume", f"{name}:/monitoring"),
             *("--cap-drop", "all", "--security-opt", "no-new-privileges", image),
         )
 
     def logs(self, name: str) -> str:
-        """The last that the container said."""
-        done = self._run(self.name, "logs", "--tail", "5", name)
+        """The last lines that the container printed."""
+        done = self._run("logs", "--tail", "5", name)
         return (done.stdout + done.stderr).strip()
 
     def remove(self, name: str) -> None:
-        """End and forget a container, if there is one."""
-        self._run(self.name, "rm", "--force", name)
+        """End and delete a container, if there is one."""
+        self._run("rm", "--force", name)
+
+    def _inspect(self, name: str, template: str) -> str:
+        done = self._run("container", "inspect", "--format", template, name)
+        return "" if done.returncode else done.stdout.strip()
+
+    def _run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run([self.name, *arguments], capture_output=True, text=True, check=False)
 
 
-def exit_with_sentence(command: Callable[[], None]) -> None:
-    """Run a command; what a person can put right ends it without a traceback, with 1."""
+def run_command(command: Callable[[], None]) -> None:
+    """Run a command as a program: no traceback for what the user can put right.
+
+    Exits with 1 on a `UserError`, with 130 on Ctrl-C.
+    """
     try:
         command()
-    except DeployError as error:
+    except UserError as error:
         sys.exit(f"ERROR: {error}")
     except KeyboardInterrupt:
-        print("\nStopped. What answered before still does.", file=sys.stderr)
+        print("\nStopped. The version that was in service still is.", file=sys.stderr)
         sys.exit(130)

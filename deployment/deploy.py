@@ -1,151 +1,136 @@
-"""One image after another behind one port, without a request lost: blue-green on one host.
+"""Brings an image into service on this host without losing a request: blue-green deployment.
 
-    make deploy                       what `make image` built
-    make deploy VERSION=v1.2.0        the same, if it is of the commit with that version's tag
-    make rollback                     the one before
-    make deploy ARGS=status           what answers now
+    make deploy                       the image that `make image` built
+    make deploy VERSION=v1.2.0        the same, but only if it was built from that version's tag
+    make rollback                     the version that was in service before
+    make deploy ARGS=status           says which version is in service
 
-The new container starts beside the old one. Once it is ready and names the photos of build/smoke
-right, HAProxy sends new requests there; the old one answers what it has begun and stops. What
-fails on the way leaves the old one answering. What must be remembered is in the folder that
-SIGNS_STATE names; by default it is ~/.local/state/traffic-signs.
+There are two slots for containers, blue and green. The new container starts in the free one. When
+it is ready and names the photos of build/smoke as expected, HAProxy sends new requests to it. The
+old container answers the requests that it has and stops. If a deployment fails, the previous
+version keeps answering. HAProxy's files and each slot's photos are in the folder SIGNS_STATE, by
+default ~/.local/state/traffic-signs.
 """
 
 import argparse
 import contextlib
-import csv
 import fcntl
-import json
 import os
 import shutil
 import signal
-import socket
-import string
-import subprocess
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deployment import smoke
-from deployment.container import DeployError, Engine, Values, built, exit_with_sentence, values
+from deployment.container import Engine, Values, built, read_values, run_command
+from deployment.proxy import Proxy
+from signs.commands import git
+from signs.errors import UserError
 
-SLOTS = ("blue", "green")
-TEMPLATE = Path(__file__).with_name("haproxy.cfg")
-# Of a version of the model, as `make release` sets them.
-TAG = "classifier@{}"
+# A version of the model, as `make release` tags it.
+TAG_PREFIX = "classifier@"
 
 
 def deploy() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description="Bring an image into service.")
-    parser.add_argument(
-        "action", nargs="?", default="deploy", choices=("deploy", "rollback", "status")
-    )
-    parser.add_argument("--version", help="refuse what is not of this version's tag")
+    parser = argparse.ArgumentParser(description="Bring an image into service on this host.")
+    actions = ("deploy", "rollback", "status")
+    parser.add_argument("action", nargs="?", default="deploy", choices=actions)
+    parser.add_argument("--version", help="refuse an image that was not built from this tag")
     arguments = parser.parse_args()
-    host = Host(values(), _state_folder())
+    host = Host(read_values(), _state_folder())
     if arguments.action == "status":
         print(host.status())
         return
-    with _alone(host.folder):
+    with _only_one(host.folder):
         if arguments.action == "rollback":
             host.rollback()
         else:
             host.deploy(arguments.version)
 
 
-@dataclass
 class Host:
-    """The two places for containers on this machine, and the proxy before them."""
+    """This machine's two slots for containers, and the proxy in front of them.
 
-    values: Values
-    folder: Path
+    Raises:
+        UserError: no container engine runs here, or HAProxy is not installed.
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(self, values: Values, folder: Path) -> None:
+        self.values, self.folder = values, folder
         self.engine = Engine()
-        self.proxy = Proxy(self.values, self.folder)
+        self.proxy = Proxy(values, folder)
 
     def deploy(self, version: str | None) -> None:
-        """Start what was built in the free place and switch to it."""
-        about = built()
+        """Start the image that was built in the free slot and switch to it.
+
+        Raises:
+            UserError: the image is not of `version`, or it does not answer as it should.
+        """
+        packed = built()
         if version is not None:
-            _check_tag(version, about)
-        self.proxy.program()
-        active = self.active()
+            _check_tag(version, packed["revision"])
+        active = self.proxy.active()
         slot = "green" if active == "blue" else "blue"
-        image = f"{self.values.image}:{about['version']}"
+        image = f"{self.values.image}:{packed['version']}"
         print(f"Starting {image} as {slot} ...", flush=True)
-        photos = self.folder / slot
-        shutil.rmtree(photos, ignore_errors=True)
-        if smoke.PHOTOS.is_dir():
-            shutil.copytree(smoke.PHOTOS, photos)
-        # What is in that place cannot be gone back to any more.
-        self._remember({slot: {"version": about["version"], "revision": about["revision"]}})
         self.engine.start(self._name(slot), image, self._port(slot), self.values)
+        # A rollback to this version will need them.
+        shutil.rmtree(self.folder / slot, ignore_errors=True)
+        if smoke.PHOTOS.is_dir():
+            shutil.copytree(smoke.PHOTOS, self.folder / slot)
         self._switch(slot, active)
 
     def rollback(self) -> None:
-        """Start the container before the present one again and switch to it."""
-        active = self.active()
-        before = self._recall()
-        slots = [slot for slot in SLOTS if slot != active and "version" in before.get(slot, {})]
-        if active is None or not slots:
-            raise DeployError("There is no earlier deployment on this host to go back to.")
-        (slot,) = slots
-        print(f"Going back to {before[slot]['version']} ({slot}) ...", flush=True)
+        """Start the container of the previous version again and switch to it.
+
+        Raises:
+            UserError: there is none, or it does not answer as it should.
+        """
+        active = self.proxy.active()
+        slot = "green" if active == "blue" else "blue"
+        version = self.engine.version(self._name(slot))
+        if active is None or not version:
+            raise UserError("There is no earlier deployment on this host to go back to.")
+        print(f"Going back to {version} ({slot}) ...", flush=True)
         self.engine("start", self._name(slot))
         self._switch(slot, active)
-        # Going back once more must not bring what was withdrawn.
+        # Another rollback must not bring the withdrawn version back.
         self.engine.remove(self._name(active))
-        self._remember({active: {}})
 
     def _switch(self, slot: str, active: str | None) -> None:
-        """Try the container in `slot`; let it answer instead of that in `active`."""
-        name, url = self._name(slot), f"http://127.0.0.1:{self._port(slot)}"
+        """Check the container in `slot`; let it answer instead of the one in `active`."""
+        name, photos = self._name(slot), self.folder / slot
+        url = f"http://127.0.0.1:{self._port(slot)}"
         try:
             seconds = smoke.wait(url, self.values.ready_seconds, lambda: self.engine.runs(name))
             print(f"Ready after {seconds:.1f} s.", flush=True)
-            smoke.check(url, self.folder / slot)
-        except DeployError as error:
-            raise self._failed(slot, active, error) from error
-        try:
+            smoke.check(url, photos)
             self.proxy.switch(slot)
-            smoke.check(self.values.url, self.folder / slot)
-        except DeployError as error:
+            smoke.check(self.values.url, photos)
+        except UserError as error:
             if active:
                 self.proxy.switch(active)
-            raise self._failed(slot, active, error) from error
+            said = self.engine.logs(name)
+            self.engine.remove(name)
+            still = f"{active} still answers" if active else "nothing answers"
+            raise UserError(
+                f"{error} Not deployed; {still}. The container's last lines:\n{said}"
+            ) from error
         if active:
-            print(f"Switched; waiting for what {active} has begun ...", flush=True)
-            self.proxy.drained(active, self.values.drain_seconds)
+            print(f"Switched. Waiting for the requests that {active} has ...", flush=True)
+            self.proxy.drain(active, self.values.drain_seconds)
             if self.engine.runs(self._name(active)):
-                self.engine("stop", "--time", str(self.values.stop_seconds), self._name(active))
+                self.engine("stop", "-t", str(self.values.stop_seconds), self._name(active))
         print(self.status())
 
-    def _failed(self, slot: str, active: str | None, error: DeployError) -> DeployError:
-        said = self.engine.logs(self._name(slot))
-        self.engine.remove(self._name(slot))
-        self._remember({slot: {}})
-        still = f"{active} still answers" if active else "nothing answers"
-        return DeployError(f"{error} Not deployed; {still}. The container's last words:\n{said}")
-
-    def active(self) -> str | None:
-        """Which place answers; the proxy knows best, even after a deployment that was killed."""
-        ready = self.proxy.ready()
-        return ready[0] if ready else None
-
     def status(self) -> str:
-        """One line for a person."""
-        active = self.active()
-        if active is None:
+        """Which version is in service, as one line for a person."""
+        slot = self.proxy.active()
+        if slot is None:
             return "Nothing is deployed on this host."
-        about = self._recall().get(active, {})
-        return (
-            f"{active} answers on {self.values.url}: {about.get('version')} "
-            f"(commit {about.get('revision', '')[:10]})."
-        )
+        version = self.engine.version(self._name(slot)) or "a container that is gone"
+        return f"{slot} answers on {self.values.url}: {version}."
 
     def _name(self, slot: str) -> str:
         return f"{self.values.name}-{slot}"
@@ -153,103 +138,16 @@ class Host:
     def _port(self, slot: str) -> int:
         return self.values.blue_port if slot == "blue" else self.values.green_port
 
-    def _recall(self) -> dict[str, Any]:
-        with contextlib.suppress(FileNotFoundError):
-            found: dict[str, Any] = json.loads((self.folder / "slots.json").read_bytes())
-            return found
-        return {}
 
-    def _remember(self, changes: dict[str, Any]) -> None:
-        text = json.dumps(self._recall() | changes, indent=2) + "\n"
-        _write(self.folder / "slots.json", text)
-
-
-@dataclass
-class Proxy:
-    """The HAProxy of this host; started when first needed, never reloaded."""
-
-    values: Values
-    folder: Path
-
-    def switch(self, slot: str) -> None:
-        """From now on new requests go to `slot`."""
-        # For the next start, such as after the machine's.
-        self._configure(slot)
-        if not self._runs():
-            self._start()
-            return
-        (other,) = (name for name in SLOTS if name != slot)
-        # In one line, so that there is no moment without a server.
-        self._tell(f"set server service/{slot} state ready; set server service/{other} state drain")
-
-    def ready(self) -> list[str]:
-        """The places that get new requests."""
-        if not self._runs():
-            return []
-        rows = self._servers()
-        return [slot for slot in SLOTS if rows[slot]["status"].startswith(("UP", "no check"))]
-
-    def drained(self, slot: str, seconds: float) -> None:
-        """Wait until `slot` has answered all it began, at most so long."""
-        until = time.monotonic() + seconds
-        while int(self._servers()[slot]["scur"]) and time.monotonic() < until:
-            time.sleep(0.1)
-
-    def _configure(self, slot: str) -> None:
-        about = vars(self.values) | {"folder": self.folder}
-        about |= {name: "" if name == slot else "disabled" for name in SLOTS}
-        text = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(about)
-        _write(self.folder / "haproxy.cfg", text)
-
-    def program(self) -> str:
-        """Where HAProxy is.
-
-        Raises:
-            DeployError: nowhere.
-        """
-        found = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
-        if found is None:
-            raise DeployError(
-                "HAProxy is not installed (on Debian and Ubuntu: apt install haproxy)."
-            )
-        return found
-
-    def _start(self) -> None:
-        command = [self.program(), "-D", "-f", str(self.folder / "haproxy.cfg")]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise DeployError(f"HAProxy does not start: {done.stderr.strip()}")
-
-    def _runs(self) -> bool:
-        try:
-            self._tell("show info")
-        except OSError:
-            return False
-        return True
-
-    def _servers(self) -> dict[str, dict[str, str]]:
-        lines = self._tell("show stat").removeprefix("# ").splitlines()
-        return {row["svname"]: row for row in csv.DictReader(lines) if row["pxname"] == "service"}
-
-    def _tell(self, command: str) -> str:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(str(self.folder / "haproxy.sock"))
-            connection.sendall(command.encode() + b"\n")
-            return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
-
-
-def _check_tag(version: str, about: dict[str, str]) -> None:
-    tag = TAG.format(version.removeprefix(TAG.format("")))
-    command = ["git", "rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise DeployError(
-            f"There is no tag {tag}: `make release` makes it, `git fetch --tags` gets it."
-        )
-    if (commit := done.stdout.strip()) != about["revision"]:
-        raise DeployError(
-            f"{tag} is commit {commit[:10]}, but build/ holds {about['revision'][:10]}: "
-            f"git checkout {tag}, dvc pull, make image."
+def _check_tag(version: str, revision: str) -> None:
+    tag = TAG_PREFIX + version.removeprefix(TAG_PREFIX)
+    commit = git("rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}", check=False)
+    if not commit:
+        raise UserError(f"There is no tag {tag}. `git fetch --tags` gets those of `make release`.")
+    if commit != revision:
+        raise UserError(
+            f"{tag} is commit {commit[:10]}, but build/ holds {revision[:10]}. "
+            f"Run: git checkout {tag}, dvc pull, make image."
         )
 
 
@@ -261,22 +159,16 @@ def _state_folder() -> Path:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One deployment at a time; a kill in the middle leaves what answered answering."""
+def _only_one(folder: Path) -> Iterator[None]:
+    """Allow one deployment at a time; SIGTERM ends it like Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with (folder / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise DeployError("Another deployment is under way on this host.") from error
+            raise UserError("Another deployment is under way on this host.") from error
         yield
 
 
-def _write(path: Path, text: str) -> None:
-    new = path.with_name(f"{path.name}.new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)
-
-
 if __name__ == "__main__":
-    exit_with_sentence(deploy)
+    run_command(deploy)

@@ -1,243 +1,161 @@
-"""`make manifests`: what Kubernetes takes, and what the image and the service really have."""
+"""deployment/kubernetes: Kubernetes accepts it, and it suits the image and the service."""
 
-import os
 import re
 import shutil
 import subprocess
-import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
 
-from deployment import kubernetes
-from deployment.container import DeployError, values
+from deployment.container import read_values
 from signs.serving import app
+from tests.deployment.conftest import ROOT
 
-ROOT = Path(__file__).parents[2]
+KUBERNETES = ROOT / "deployment/kubernetes"
 DOCKERFILE = (ROOT / "containers/Dockerfile").read_text()
-IMAGE = "registry.example/traffic-signs:v1.2.0-abc"
-MEASURED_MB = 347  # two workers; README, "Speed"
-VALUES = values()
-KINDS = {
-    "Deployment",
-    "HorizontalPodAutoscaler",
-    "NetworkPolicy",
-    "PodDisruptionBudget",
-    "Service",
-}
-
-
-def written(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """The command, in a copy of what it needs."""
-    if not (folder / "deployment").exists():
-        shutil.copytree(ROOT / "deployment", folder / "deployment")
-    return subprocess.run(
-        [sys.executable, "-m", "deployment.kubernetes", *arguments],
-        cwd=folder,
-        env={"PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-
-
-def error(folder: Path, *arguments: str) -> str:
-    result = written(folder, *arguments)
-    assert result.returncode == 1
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("ERROR: ")
-    assert not (folder / kubernetes.TARGET).exists()
-    return line
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("project")
-    made = written(folder, "--image", IMAGE)
-    assert made.returncode == 0, made.stderr
-    assert f"{IMAGE}, 2 to 6 pods" in made.stdout
-    return (folder / kubernetes.TARGET).read_text()
-
-
-@pytest.fixture
-def found(text: str) -> dict[str, Any]:
-    """Each manifest by its kind."""
-    documents = list(yaml.safe_load_all(text))
-    by_kind = {document["kind"]: document for document in documents}
-    assert len(by_kind) == len(documents)
-    return by_kind
-
-
-@pytest.fixture
-def pod(found: dict[str, Any]) -> dict[str, Any]:
-    pod: dict[str, Any] = found["Deployment"]["spec"]["template"]["spec"]
-    return pod
-
-
-@pytest.fixture
-def container(pod: dict[str, Any]) -> dict[str, Any]:
-    (container,) = pod["containers"]
-    assert isinstance(container, dict)
-    return container
+IMAGE = "registry.example:5000/team/traffic-signs"
+MEASURED_MB = 347  # two workers
+VALUES = read_values()
+NAME, LABELS = "traffic-signs", {"app.kubernetes.io/name": "traffic-signs"}
+LISTED = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())["resources"]
+MANIFESTS = [yaml.safe_load((KUBERNETES / name).read_text()) for name in LISTED]
+SPECS = {manifest["kind"]: manifest["spec"] for manifest in MANIFESTS}
+POD = SPECS["Deployment"]["template"]["spec"]
+(CONTAINER,) = POD["containers"]
 
 
 @pytest.mark.parametrize("version", ["1.27", kubernetes_validate.latest_version()])
-def test_kubernetes_takes_it(found: dict[str, Any], version: str) -> None:
-    assert found.keys() == KINDS
-    for document in found.values():
-        kubernetes_validate.validate(document, version, strict=True)
-    found["Deployment"]["spec"]["template"]["spec"]["containers"][0]["livenesProbe"] = {}
-    with pytest.raises(kubernetes_validate.ValidationError, match="livenesProbe"):
-        kubernetes_validate.validate(found["Deployment"], version, strict=True)
+def test_kubernetes_accepts_them(version: str) -> None:
+    assert {*LISTED, "kustomization.yaml"} == {path.name for path in KUBERNETES.iterdir()}
+    for manifest in MANIFESTS:
+        kubernetes_validate.validate(manifest, version, strict=True)
+    wrong = MANIFESTS[0] | {"spec": SPECS["Deployment"] | {"replica": 2}}
+    with pytest.raises(kubernetes_validate.ValidationError, match="replica"):
+        kubernetes_validate.validate(wrong, version, strict=True)
 
 
-def test_all_speak_of_the_same_pods(found: dict[str, Any], text: str) -> None:
-    labels = found["Deployment"]["spec"]["template"]["metadata"]["labels"]
-    assert labels
-    specs = {kind: document["spec"] for kind, document in found.items()}
-    spread = specs["Deployment"]["template"]["spec"]["topologySpreadConstraints"][0]
+def test_all_are_about_the_same_pods() -> None:
+    (spread,) = POD["topologySpreadConstraints"]
     for selector in (
-        specs["Deployment"]["selector"]["matchLabels"],
-        specs["Service"]["selector"],
-        specs["PodDisruptionBudget"]["selector"]["matchLabels"],
-        specs["NetworkPolicy"]["podSelector"]["matchLabels"],
+        SPECS["Deployment"]["template"]["metadata"]["labels"],
+        SPECS["Deployment"]["selector"]["matchLabels"],
+        SPECS["Service"]["selector"],
+        SPECS["PodDisruptionBudget"]["selector"]["matchLabels"],
+        SPECS["NetworkPolicy"]["podSelector"]["matchLabels"],
         spread["labelSelector"]["matchLabels"],
     ):
-        assert selector == labels
-    target = specs["HorizontalPodAutoscaler"]["scaleTargetRef"]
-    assert (target["kind"], target["name"]) == ("Deployment", VALUES.name)
-    assert target["apiVersion"] == found["Deployment"]["apiVersion"]
-    assert {document["metadata"]["name"] for document in found.values()} == {VALUES.name}
-    assert "&id" not in text
+        assert selector == LABELS
+    for manifest in MANIFESTS:
+        assert manifest["metadata"] == {"name": NAME, "labels": LABELS}
+    target = SPECS["HorizontalPodAutoscaler"]["scaleTargetRef"]
+    assert target == {key: MANIFESTS[0][key] for key in ("apiVersion", "kind")} | {"name": NAME}
 
 
-def test_the_image_and_its_ports(found: dict[str, Any], container: dict[str, Any]) -> None:
-    assert container["image"] == IMAGE
-    (port,) = container["ports"]
-    environment = {entry["name"]: entry["value"] for entry in container["env"]}
-    assert port["containerPort"] == int(environment["BENTOML_PORT"]) == VALUES.container_port
-    assert f"\nEXPOSE {VALUES.container_port}\n" in DOCKERFILE
-    assert environment["SIGNS_WORKERS"] == str(VALUES.workers)
-    (entry,) = found["Service"]["spec"]["ports"]
-    assert (entry["port"], entry["targetPort"]) == (VALUES.port, port["name"])
-    (rule,) = found["NetworkPolicy"]["spec"]["ingress"]
-    assert rule == {"ports": [{"port": port["name"]}]}
-
-
-def test_probes_ask_what_the_service_has(container: dict[str, Any]) -> None:
-    probes = {kind: container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness")}
-    paths = {kind: probe["httpGet"]["path"] for kind, probe in probes.items()}
-    assert paths == {"startup": "/readyz", "readiness": "/readyz", "liveness": "/livez"}
-    assert set(paths.values()) <= app.BENTOML_PATHS
-    assert {probe["httpGet"]["port"] for probe in probes.values()} == {"http"}
-    startup = probes["startup"]
+def test_ports_and_probes_lead_to_the_service() -> None:
+    (port,) = CONTAINER["ports"]
+    environment = {entry["name"]: int(entry["value"]) for entry in CONTAINER["env"]}
+    assert environment == {"BENTOML_PORT": port["containerPort"], "SIGNS_WORKERS": VALUES.workers}
+    assert f"\nEXPOSE {port['containerPort']}\n" in DOCKERFILE
+    assert SPECS["Service"]["ports"] == [{"port": VALUES.port, "targetPort": port["name"]}]
+    assert SPECS["NetworkPolicy"]["ingress"] == [{"ports": [{"port": port["name"]}]}]
+    kinds = {"startup": "/readyz", "readiness": "/readyz", "liveness": "/livez"}
+    for kind, path in kinds.items():
+        assert CONTAINER[f"{kind}Probe"]["httpGet"] == {"path": path, "port": port["name"]}
+        assert path in app.BENTOML_PATHS
+    startup = CONTAINER["startupProbe"]
     assert startup["periodSeconds"] * startup["failureThreshold"] == VALUES.ready_seconds
 
 
-def test_it_has_the_room_that_was_measured(
-    found: dict[str, Any], container: dict[str, Any]
-) -> None:
-    resources = container["resources"]
-    request, limit = (resources[kind] for kind in ("requests", "limits"))
-    assert request["memory"] == f"{VALUES.memory_request_mb}Mi"
+def test_resources_suffice_for_what_was_measured() -> None:
+    request, limit = (CONTAINER["resources"][kind] for kind in ("requests", "limits"))
     assert limit["memory"] == f"{VALUES.memory_mb}Mi"
-    # What all workers together may hold of requests' bodies comes on top.
-    held = VALUES.workers * app.MAX_HELD / 2**20
-    assert VALUES.memory_request_mb > MEASURED_MB
-    assert VALUES.memory_mb > MEASURED_MB + held
-    assert float(request["cpu"]) <= float(limit["cpu"]) == VALUES.workers
-    scaler = found["HorizontalPodAutoscaler"]["spec"]
-    assert 2 <= scaler["minReplicas"] == VALUES.replicas_min < scaler["maxReplicas"]
-    (metric,) = scaler["metrics"]
-    assert metric["resource"]["target"]["averageUtilization"] == VALUES.cpu_percent
-    # The autoscaler's number must not be undone by the next `kubectl apply`.
-    assert "replicas" not in found["Deployment"]["spec"]
+    assert int(request["memory"].removesuffix("Mi")) > MEASURED_MB
+    # All workers together may hold that much of requests' bodies in addition.
+    assert VALUES.memory_mb > MEASURED_MB + VALUES.workers * app.MAX_HELD / 2**20
+    assert float(request["cpu"]) <= float(limit["cpu"]) == VALUES.cpus == VALUES.workers
+    scaler = SPECS["HorizontalPodAutoscaler"]
+    assert 2 <= scaler["minReplicas"] < scaler["maxReplicas"]
+    assert scaler["metrics"][0]["resource"]["target"]["averageUtilization"] < 100
+    # `kubectl apply` must not undo the autoscaler's number.
+    assert "replicas" not in SPECS["Deployment"]
 
 
-def test_no_request_is_lost_in_an_update(
-    found: dict[str, Any], pod: dict[str, Any], container: dict[str, Any]
-) -> None:
-    update = found["Deployment"]["spec"]["strategy"]["rollingUpdate"]
-    assert (update["maxUnavailable"], update["maxSurge"]) == (0, 1)
-    program, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
-    assert (program, seconds) == ("sleep", str(VALUES.endpoint_seconds))
-    # A body may take that long to arrive, and is answered then.
-    assert pod["terminationGracePeriodSeconds"] >= VALUES.endpoint_seconds + app.BODY_TIMEOUT
-    assert found["PodDisruptionBudget"]["spec"]["maxUnavailable"] == 1
+def test_an_update_loses_no_request() -> None:
+    update = SPECS["Deployment"]["strategy"]["rollingUpdate"]
+    assert update == {"maxUnavailable": 0, "maxSurge": 1}
+    program, seconds = CONTAINER["lifecycle"]["preStop"]["exec"]["command"]
+    assert program == "sleep"
+    grace = POD["terminationGracePeriodSeconds"] - int(seconds)
+    # A body may take BODY_TIMEOUT to arrive, and is answered then.
+    assert grace == VALUES.stop_seconds > app.BODY_TIMEOUT
+    assert SPECS["PodDisruptionBudget"]["maxUnavailable"] == 1
 
 
-def test_it_may_do_no_more_than_it_must(
-    found: dict[str, Any], pod: dict[str, Any], container: dict[str, Any]
-) -> None:
-    assert pod["automountServiceAccountToken"] is False
-    assert pod["securityContext"]["runAsNonRoot"] is True
-    user = {pod["securityContext"][key] for key in ("runAsUser", "runAsGroup", "fsGroup")}
-    assert user == {int(re.search(r"^USER (\d+):\1$", DOCKERFILE, re.M)[1])}  # type: ignore[index]
-    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert container["securityContext"] == {
+def test_pod_has_no_more_rights_than_it_needs() -> None:
+    user = int(re.findall(r"(?m)^USER (\d+):\1$", DOCKERFILE)[0])
+    assert POD["automountServiceAccountToken"] is False
+    assert POD["securityContext"] == {
+        "runAsNonRoot": True,
+        **dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"), user),
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert CONTAINER["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
         "readOnlyRootFilesystem": True,
     }
-    assert found["NetworkPolicy"]["spec"]["policyTypes"] == ["Ingress", "Egress"]
-    assert "egress" not in found["NetworkPolicy"]["spec"]
-    # Both places where the image writes.
-    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert SPECS["NetworkPolicy"]["policyTypes"] == ["Ingress", "Egress"]
+    assert "egress" not in SPECS["NetworkPolicy"]
+    # The two folders to which the image writes.
+    mounts = {mount["name"]: mount["mountPath"] for mount in CONTAINER["volumeMounts"]}
     assert mounts == {"tmp": "/" + "tmp", "monitoring": "/monitoring"}
     assert all(path in DOCKERFILE for path in mounts.values())
-    assert [volume["name"] for volume in pod["volumes"]] == [*mounts]
-    assert all(volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"])
+    assert [volume["name"] for volume in POD["volumes"]] == [*mounts]
+    assert all(volume["emptyDir"]["sizeLimit"] for volume in POD["volumes"])
 
 
-def test_the_image_that_was_built_is_taken(tmp_path: Path) -> None:
-    assert "`make image` fills it" in error(tmp_path)
+def make_manifests(folder: Path, *image: str) -> "subprocess.CompletedProcess[str]":
+    """manifests.sh, in a copy of what it needs."""
+    shutil.copytree(ROOT / "deployment", folder / "deployment", dirs_exist_ok=True)
+    command = ["sh", "deployment/manifests.sh", *image]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def render(folder: Path) -> str:
+    """What `kubectl apply -k` would send; the image alone where there is no kustomize."""
+    for command in (["kustomize", "build"], ["kubectl", "kustomize"]):
+        if shutil.which(command[0]):
+            return subprocess.check_output([*command, folder / "build/kubernetes"], text=True)
+    overlay = yaml.safe_load((folder / "build/kubernetes/kustomization.yaml").read_text())
+    (image,) = overlay["images"]
+    version = f":{image['newTag']}" if "newTag" in image else f"@{image['digest']}"
+    return f"image: {image['newName']}{version}\n"
+
+
+@pytest.mark.parametrize("image", [f"{IMAGE}:v1.2.0-abc", "signs:1", f"{IMAGE}@sha256:{64 * '0'}"])
+def test_overlay_names_the_image(tmp_path: Path, image: str) -> None:
+    made = make_manifests(tmp_path, image)
+    assert made.returncode == 0, made.stderr
+    assert f"deploys {image}:" in made.stdout
+    assert f"image: {image}\n" in render(tmp_path)
+
+
+def test_overlay_names_the_image_that_was_built(tmp_path: Path) -> None:
+    made = make_manifests(tmp_path)
+    assert (made.returncode, "'make image' builds one" in made.stderr) == (1, True)
     (tmp_path / "build").mkdir()
     (tmp_path / "build/build.env").write_text("version=abc-123\nrevision=123\ndata=d1f\n")
-    assert written(tmp_path).returncode == 0
-    assert f"image: {VALUES.image}:abc-123\n" in (tmp_path / kubernetes.TARGET).read_text()
+    assert make_manifests(tmp_path).returncode == 0
+    assert f"image: {NAME}:abc-123\n" in render(tmp_path)
 
 
 @pytest.mark.parametrize("image", ["signs", "signs:latest", "host:5000/signs", "a b:1", "signs:"])
-def test_an_image_without_a_version_is_refused(image: str) -> None:
-    with pytest.raises(DeployError, match="must end with a version"):
-        kubernetes.manifests(VALUES, image)
-
-
-def test_images_of_a_registry_and_by_digest_are_taken() -> None:
-    for image in ("host:5000/a/signs:v1", "signs@sha256:" + 64 * "0"):
-        deployment = kubernetes.manifests(VALUES, image)[0]
-        assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == image
-
-
-def test_a_name_that_kubernetes_refuses_is_refused_before() -> None:
-    for name in ("Signs", "traffic_signs", "1signs", "a" * 64, "signs-"):
-        with pytest.raises(DeployError, match=r"name is .* at most 63"):
-            kubernetes.manifests(replace(VALUES, name=name), IMAGE)
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("port = 80800", "port is 80800, but at most 65535"),
-        ("container_port = 0", "container_port is 0, but must be above 0"),
-        ("cpu_percent = 101", "cpu_percent is 101, but at most 100"),
-        ("cpu_request = 2.5", "cpu_request is 2.5, but at most cpus, 2.0"),
-        ("memory_request_mb = 2048", "memory_request_mb is 2048, but at most memory_mb, 1024"),
-        ("replicas_min = 7", "replicas_min is 7, but at most replicas_max, 6"),
-        ('replicas_max = "many"', "replicas_max is 'many', but must be a int"),
-        ("endpoint_seconds = true", "endpoint_seconds is True, but must be a int"),
-    ],
-)
-def test_a_bad_value_is_named_with_what_is_allowed(tmp_path: Path, line: str, message: str) -> None:
-    shutil.copytree(ROOT / "deployment", tmp_path / "deployment")
-    path = tmp_path / "deployment/values.toml"
-    key = line.split()[0]
-    changed, count = re.subn(rf"(?m)^{key} = [^#]*", f"{line} ", path.read_text())
-    assert count == 1
-    path.write_text(changed)
-    assert message in error(tmp_path, "--image", IMAGE)
+def test_image_without_a_version_is_refused(tmp_path: Path, image: str) -> None:
+    made = make_manifests(tmp_path, image)
+    assert made.returncode == 1
+    assert made.stderr == (
+        f"ERROR: The image is '{image}', but must end with a version, as in traffic-signs:v1.\n"
+    )
+    assert not (tmp_path / "build").exists()
