@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
 from signs import params
-from signs.data import images, sources
+from signs.data import decode, images, sources
 from signs.data.sources import Source
 from signs.inference import classifier
 from signs.inference.predictions import predict_photos
@@ -106,8 +105,8 @@ class Preprocess:
             except images.ImageError as error:
                 row["error"] = str(error)
                 continue
-            row["height"], row["width"] = height, width = image.shape[:2]
-            row["digest"] = f"{width}x{height}-{xxhash.xxh3_128_hexdigest(image.data)}"
+            row["height"], row["width"] = image.shape[:2]
+            row["digest"] = decode.digest(image)
         prepared = images.equalize(resized, self._settings)
         for row, array in zip(rows, prepared, strict=True):
             if row["error"] is None:

@@ -1,26 +1,14 @@
-"""The team's remote in an S3 bucket: docs/remote.md as it stands, with a real server and DVC."""
+"""A remote in an S3 bucket: the commands of docs/remote.md, with a real server and the real DVC."""
 
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
+import yaml
+
+from tests.harness import KEY_ID, ROOT, SECRET
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-ROOT = Path(__file__).parents[2]
-ID, SECRET = "key-id-of-the-team", "secret-of-the-team"
-# Outputs of the pipeline that DVC keeps; what they hold does not matter here.
-OUTPUTS = {
-    "synthesize": [
-        "data/synthetic/images.zip",
-        "data/ood/images.zip",
-        "data/auxiliary_outliers/a.zip",
-    ],
-    "preprocess": ["data/prepared/images.npy"],
-    "train": ["models/classifier/model.onnx", "models/model.keras"],
-    "evaluate": ["data/predictions.csv", "report.html"],
-}
 
 
 @pytest.fixture(scope="session")
@@ -31,13 +19,13 @@ def set_up(template, running_s3, page, tmp_path_factory):
         page("S3 elsewhere: MinIO, SeaweedFS"), ("https://s3.example.org:9000", running_s3.url)
     )
     repository.commit("A remote")
-    repository.follow(page("Keys for S3"), ("YOUR-KEY-ID", ID), ("YOUR-SECRET", SECRET))
+    repository.follow(page("Keys for S3"), ("YOUR-KEY-ID", KEY_ID), ("YOUR-SECRET", SECRET))
     return repository
 
 
 @pytest.fixture
 def team(set_up, s3, tmp_path):
-    """Such a repository of one's own."""
+    """A copy of that repository for one test."""
     yield set_up.copy(tmp_path / "repository")
     shutil.rmtree(tmp_path, ignore_errors=True)
 
@@ -48,19 +36,16 @@ def shared(team, s3, steps):
 
 
 def test_what_is_pushed_comes_back(shared):
-    assert not shared.repository.is_in_sync()
-    shared.push()
-    assert shared.server.number_of_objects() == 1 + 30 + 1 + 1
-    shared.pull_into_a_fresh_clone()
+    shared.share_everything()
 
 
 def test_keys_from_the_environment(team, s3):
     clone = team.clone("clone")
     team.path(".dvc/config.local").unlink()
     for repository in (team, clone):
-        repository.environment |= {"AWS_ACCESS_KEY_ID": ID, "AWS_SECRET_ACCESS_KEY": SECRET}
+        repository.environment |= {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
     team.dvc("push", "large.bin").succeeds()
-    assert s3.number_of_objects() == 1
+    assert len(s3.names()) == 1
     clone.dvc("pull", "large.bin").succeeds()
     assert clone.path("large.bin").read_bytes() == team.path("large.bin").read_bytes()
     for repository in (team, clone):
@@ -71,7 +56,7 @@ def test_no_key_gets_into_git(team):
     assert SECRET in team.path(".dvc/config.local").read_text()
     team.run("git", "add", "--all").succeeds()
     assert team.run("git", "status", "--porcelain").succeeds() == ""
-    for key in (ID, SECRET):
+    for key in (KEY_ID, SECRET):
         assert team.run("git", "grep", "--fixed-strings", key).rc == 1
         assert team.run("git", "log", "--all", "--oneline", "-S", key).succeeds() == ""
     assert "s3://my-bucket" in team.run("git", "grep", "url = ").succeeds()
@@ -80,23 +65,21 @@ def test_no_key_gets_into_git(team):
 @pytest.mark.parametrize(
     ("key_id", "secret", "said"),
     [
-        (ID, "another-secret", "Forbidden: An error occurred (403)"),
+        (KEY_ID, "another-secret", "Forbidden: An error occurred (403)"),
         ("another-key-id", SECRET, "Forbidden: An error occurred (403)"),
         (None, None, "Unable to locate credentials"),
     ],
 )
-def test_a_wrong_key_is_refused(team, s3, key_id, secret, said):
+def test_a_wrong_key_is_refused(shared, key_id, secret, said):
+    team = shared.repository
     local = team.path(".dvc/config.local")
     if key_id:
-        local.write_text(local.read_text().replace(ID, key_id).replace(SECRET, secret))
+        local.write_text(local.read_text().replace(KEY_ID, key_id).replace(SECRET, secret))
     else:
         local.unlink()
-        # Else botocore asks the address at which machines of AWS find theirs.
+        # Otherwise botocore asks the address at which AWS machines find their keys.
         team.environment["AWS_EC2_METADATA_DISABLED"] = "true"
-    team.dvc("push").fails_with(said)
-    assert s3.number_of_objects() == 0
-    shutil.rmtree(team.path(".dvc/cache"))
-    team.dvc("pull").fails_with(said)
+    shared.refuses_push_and_pull(said)
 
 
 def test_no_server(team, s3, nobody_listens):
@@ -107,16 +90,28 @@ def test_no_server(team, s3, nobody_listens):
 
 
 def test_a_server_killed_during_a_push(shared):
-    shared.push_to_a_server_that_is_killed(
-        "Could not connect to the endpoint URL", "files failed to upload"
-    )
-    shared.push()
-    shared.pull_into_a_fresh_clone()
+    said = ("Could not connect to the endpoint URL", "files failed to upload")
+    shared.survive_a_kill_during_a_push(*said)
+
+
+def write_outputs(project) -> list[str]:
+    """Write a file into each output of the pipeline that is missing; the names of the stages."""
+    stages = yaml.safe_load(project.path("dvc.yaml").read_text())["stages"]
+    deps = [dep for stage in stages.values() for dep in stage["deps"]]
+    for stage in stages.values():
+        outs = [next(iter(out)) if isinstance(out, dict) else out for out in stage.get("outs", [])]
+        for out in outs:
+            inside = [dep for dep in deps if dep.startswith(f"{out}/")]
+            for name in inside or [out if "." in out else f"{out}/content"]:
+                project.path(name).parent.mkdir(parents=True, exist_ok=True)
+                if not project.path(name).exists():
+                    project.path(name).write_text(f"{name}\n")
+    return list(stages)
 
 
 def test_this_project_without_the_real_photos(blank, set_up, s3, page):
-    """This project's dvc.yaml and .dvc files: stages travel, and what nobody has is named."""
-    project = blank  # for its environment; its files give way to those of this project
+    """With this project's dvc.yaml and .dvc files: stages travel, and missing sets are named."""
+    project = blank  # for its environment; this project's files replace its own
     shutil.rmtree(project.folder)
     names = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
@@ -125,12 +120,9 @@ def test_this_project_without_the_real_photos(blank, set_up, s3, page):
         if (ROOT / name).is_file():
             project.path(name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, project.path(name))
-    for files in OUTPUTS.values():
-        for name in files:
-            project.path(name).parent.mkdir(parents=True, exist_ok=True)
-            project.path(name).write_text(f"{name}\n")
+    stages = write_outputs(project)
     project.run("git", "init", "--quiet", "-b", "main").succeeds()
-    project.dvc("commit", "--quiet", "--force", *OUTPUTS).succeeds()
+    project.dvc("commit", "--quiet", "--force", *stages).succeeds()
     remote = set_up.path(".dvc/config").read_text().split("['remote", 1)[1]
     with project.path(".dvc/config").open("a") as config:  # its only section is [core]
         config.write(f"    remote = store\n['remote{remote}")
@@ -145,6 +137,4 @@ def test_this_project_without_the_real_photos(blank, set_up, s3, page):
     )
     shutil.rmtree(clone.path("data"))
     clone.follow([pull])
-    for files in OUTPUTS.values():
-        for name in files:
-            assert clone.path(name).read_text() == f"{name}\n"
+    assert clone.files() == project.files()
