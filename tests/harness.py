@@ -124,11 +124,11 @@ class Server:
             file.seek(self._logged)
             return file.read().decode(errors="replace")
 
-    def start(self, seconds: float = 60) -> "subprocess.Popen[bytes]":
-        """Start it and wait until it answers."""
+    def launch(self) -> "subprocess.Popen[bytes]":
+        """Start it without waiting for an answer."""
         with self.log_file.open("ab") as output:
             self._logged = output.tell()
-            self.process = process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 self.command,
                 cwd=self.folder,
                 env=self.environment,
@@ -137,6 +137,11 @@ class Server:
                 stderr=output,
                 start_new_session=True,
             )
+        return self.process
+
+    def start(self, seconds: float = 60) -> "subprocess.Popen[bytes]":
+        """Start it and wait until it answers."""
+        process = self.launch()
         wait_until(lambda: process.poll() is not None or self.answers(), seconds)
         if process.poll() is not None or not self.answers():
             self.kill()
@@ -186,7 +191,8 @@ class S3(Server):
         command += ["-master.electionTimeout=1s"]
         command += ["-volume.max=20", "-master.volumeSizeLimitMB=256"]
         # The key in its environment becomes the administrator's.
-        super().__init__(folder, command, enter, os.environ | self.variables, **options)
+        environment = options.pop("environment", os.environ) | self.variables
+        super().__init__(folder, command, enter, environment, **options)
         self._enter = enter
 
     @property
@@ -284,9 +290,10 @@ class Ray(Server):
         address: str = LOCALHOST,
         join: str = "",
         cores: int = 1,
+        port: int | None = None,
         **options: Any,
     ) -> None:
-        port = free_port()
+        port = port or free_port()
         head = ["--head", "--include-dashboard=false", f"--port={port}"]
         where = [f"--address={join}"] if join else head
         self.cluster = join or f"{address}:{port}"

@@ -1,9 +1,10 @@
-"""The hosts of the other tests here are hosts: nothing shared, and Ray does without one of them."""
+"""The hosts of these tests share nothing, and Ray continues without one of them."""
 
 import json
 import time
 
-from tests.cluster.conftest import BUCKET, RAY_PORT, Cluster, serve_git
+from tests.cluster.conftest import Cluster, RayCluster, serve_git
+from tests.harness import BUCKET
 
 COUNT = 24
 JOB = """
@@ -27,11 +28,13 @@ def put(number):
 
 print(json.dumps(ray.get([put.remote(number) for number in range(count)])))
 """
-LIST = """
+LIST = f"""
 import botocore.session, json
 s3 = botocore.session.Session().create_client("s3")
-keys = [e["Key"] for e in s3.list_objects_v2(Bucket="trials", Prefix="done/").get("Contents", [])]
-print(json.dumps({k: s3.get_object(Bucket="trials", Key=k)["Body"].read().decode() for k in keys}))
+found = s3.list_objects_v2(Bucket={BUCKET!r}, Prefix="done/").get("Contents", [])
+keys = [entry["Key"] for entry in found]
+bodies = [s3.get_object(Bucket={BUCKET!r}, Key=key)["Body"].read().decode() for key in keys]
+print(json.dumps(dict(zip(keys, bodies))))
 """
 
 
@@ -54,11 +57,10 @@ def test_hosts_share_the_network_alone(cluster: Cluster) -> None:
     assert two.run("git", "-C", "w", "log", "--format=%s") == "first\n"
 
 
-def test_ray_goes_on_without_a_host(ray_cluster: Cluster) -> None:
-    _, head, worker = ray_cluster.hosts
-    head.run("sh", "-c", "cat > job.py", text=JOB)
-    address = f"{head.address}:{RAY_PORT}"
-    job = head.start("python", "job.py", address, BUCKET, str(COUNT))
+def test_ray_continues_without_a_host(ray_cluster: RayCluster) -> None:
+    head, worker = ray_cluster.head, ray_cluster.worker
+    head.write("job.py", JOB)
+    job = head.start("python", "job.py", ray_cluster.address, BUCKET, str(COUNT))
 
     def done() -> dict[str, str]:
         return json.loads(head.run("python", "-c", LIST))
