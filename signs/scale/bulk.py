@@ -4,7 +4,7 @@
     signs bulk predict s3://bucket/photos --output s3://bucket/predictions
     signs bulk preprocess photos --output arrays
 
-This module is the command line, which works without Ray: the others of its kind are imported late.
+Ray runs it on this machine, or on the cluster that RAY_ADDRESS names.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: Ray is not installed, or the work cannot be done.
     """
-    try:
+    try:  # here, so that `signs bulk --help` and this error need no Ray
         from signs.scale import bulk_job, bulk_work
     except ModuleNotFoundError as error:
         if error.name not in ("pyarrow", "ray"):

@@ -27,8 +27,8 @@ from signs.errors import UserError
 from signs.params import ImageSettings
 from signs.scale import bulk, bulk_job, shards
 from signs.scale.bulk_work import Predict, Preprocess
+from tests.conftest import photo, write_classifier
 from tests.harness import BUCKET, ROOT, Ray
-from tests.serving.conftest import photo, write_classifier
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
