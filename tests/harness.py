@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import botocore.session
 import psutil
@@ -95,6 +95,58 @@ class Outcome:
     def succeeds(self) -> str:
         assert self.rc == 0, self.text
         return self.text
+
+
+class Repository:
+    """A git and DVC repository."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = home = folder.with_name(folder.name + ".home")
+        home.mkdir(exist_ok=True)
+        # The keys, agents, proxies and settings of this machine must not matter.
+        foreign = re.compile(r"(AWS|BOTO|DVC|GIT|SSH)_|(?i:\w+_proxy$)|COLUMNS$")
+        self.environment = {k: v for k, v in os.environ.items() if not foreign.match(k)} | {
+            **IDENTITY,
+            "PATH": SEARCHED,
+            "HOME": str(home),
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "DVC_NO_ANALYTICS": "1",
+            "DVC_SITE_CACHE_DIR": str(home / "site"),
+            "DVC_GLOBAL_CONFIG_DIR": str(home),
+            "DVC_SYSTEM_CONFIG_DIR": str(home),
+            "COLUMNS": "200",
+        }
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    def start(self, *command: str) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def run(self, *command: str) -> Outcome:
+        begun = time.monotonic()
+        process = self.start(*command)
+        text = process.communicate()[0].decode(errors="replace")
+        return Outcome(process.returncode, text, time.monotonic() - begun)
+
+    def dvc(self, *arguments: str) -> Outcome:
+        return self.run("dvc", *arguments)
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "--all").succeeds()
+        self.run("git", "commit", "--quiet", "-m", message).succeeds()
+
+    def copy(self, folder: Path) -> Self:
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return type(self)(folder)
 
 
 class Server:
