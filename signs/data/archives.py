@@ -27,7 +27,7 @@ class Archive:
         self._zip = zipfile.ZipFile(path)
 
     def sizes(self) -> dict[str, int]:
-        """The files in it and how many bytes they say that they have."""
+        """The files in it, and their declared sizes in bytes."""
         return {info.filename: info.file_size for info in self._zip.infolist() if not info.is_dir()}
 
     def read(self, member: str) -> bytes:

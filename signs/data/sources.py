@@ -12,23 +12,23 @@ from signs.data import images
 from signs.data.archives import Archive
 from signs.errors import UserError
 
-# A chunk is answered at once; it ends at so many photos or bytes, whichever comes first.
+# Limits of a chunk: photos that are read and predicted together.
 CHUNK_PHOTOS = 64
 CHUNK_BYTES = 32 * 2**20
 
 
 class PhotoError(Exception):
-    """A photo cannot be had; the text says why."""
+    """A photo cannot be read; the text says why."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A photo that is yet to be read.
+    """A photo that is not read yet.
 
     Attributes:
-        name: what the answer calls it.
-        size: bytes that it is said to have.
-        read: gives its bytes.
+        name: its name in the results.
+        size: in bytes, as its file or archive declares it.
+        read: returns its bytes.
     """
 
     name: str
@@ -42,29 +42,29 @@ def at(path: str) -> Iterator[Source]:
     Raises:
         UserError: there are none.
     """
-    place = Path(path)
+    root = Path(path)
     if path == "-":
         yield Source("-", 0, _read_input)
-    elif place.is_dir():
-        shown = (file for file in place.rglob("*") if file.is_file() and _shows(file))
-        found = sorted(shown, key=lambda file: natural(str(file)))
-        if not found:
-            raise UserError(f"{path} holds neither photos ({suffixes()}) nor zip archives.")
-        for file in found:
-            yield from _archived(file) if _is_archive(file) else [_file(file)]
-    elif not place.exists():
+        return
+    if not root.exists():
         raise UserError(f"{path} does not exist.")
-    else:
-        yield from _archived(place) if _is_archive(place) else [_file(place)]
+    files = [root]
+    if root.is_dir():
+        candidates = (file for file in root.rglob("*") if file.is_file() and _is_used(file))
+        files = sorted(candidates, key=lambda file: natural(str(file)))
+        if not files:
+            raise UserError(f"{path} holds neither photos ({suffixes()}) nor zip archives.")
+    for file in files:
+        yield from _archived(file) if _is_archive(file) else [_file(file)]
 
 
-def _shows(file: Path) -> bool:
+def _is_used(file: Path) -> bool:
     return is_photo(file.name) or (_is_archive(file) and file.name[0] != ".")
 
 
 def is_photo(name: str) -> bool:
-    """Whether a file of this name is taken for a photo."""
-    # Hidden files, such as a Mac puts beside each photo of an archive, are none.
+    """Whether a file of this name counts as a photo."""
+    # Hidden files do not: macOS adds one for each photo of an archive.
     hidden = name.rpartition("/")[2].startswith(".")
     return not hidden and name.lower().endswith(tuple(images.SUFFIXES))
 
@@ -74,13 +74,13 @@ def _is_archive(file: Path) -> bool:
 
 
 def suffixes() -> str:
-    """Those of photos, for sentences."""
+    """The suffixes of photos, for messages."""
     return ", ".join(sorted(suffix[1:] for suffix in images.SUFFIXES))
 
 
 def natural(name: str) -> list[str | int]:
     """Sort key: 2.png comes before 10.png."""
-    # Text and numbers take turns, so that like is compared with like.
+    # Text and numbers alternate, so that values of one type are compared.
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
 
 
@@ -108,7 +108,7 @@ def limited(size: int, read: Callable[[], bytes]) -> bytes:
     """Read a photo of `size` bytes.
 
     Raises:
-        PhotoError: it is too large, and is not read.
+        PhotoError: it is too large; it is not read.
     """
     if size > images.MAX_BYTES:
         raise PhotoError(f"more than {images.MAX_BYTES // 2**20} MB")
@@ -121,7 +121,7 @@ def _read_input() -> bytes:
 
 
 def chunks(sources: Iterable[Source]) -> Iterator[list[Source]]:
-    """What is answered at once: so many photos or bytes, whichever comes first."""
+    """Cut photos into chunks of at most CHUNK_PHOTOS photos and, if possible, CHUNK_BYTES bytes."""
     chunk: list[Source] = []
     size = 0
     for source in sources:
@@ -135,16 +135,16 @@ def chunks(sources: Iterable[Source]) -> Iterator[list[Source]]:
 
 
 def read_all(chunk: list[Source]) -> tuple[list[bytes], dict[int, str]]:
-    """The bytes of n photos (none where they cannot be had), and place → why they cannot."""
+    """The bytes of n photos (empty for those that cannot be read), and index → error."""
     photos: list[bytes] = []
     errors: dict[int, str] = {}
-    for place, source in enumerate(chunk):
+    for index, source in enumerate(chunk):
         content = b""
         try:
             content = source.read()
         except (PhotoError, zipfile.BadZipFile) as error:
-            errors[place] = str(error)
+            errors[index] = str(error)
         except OSError as error:
-            errors[place] = error.strerror or str(error)
+            errors[index] = error.strerror or str(error)
         photos.append(content)
     return photos, errors

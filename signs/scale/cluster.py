@@ -1,10 +1,10 @@
-"""Trials of a sweep as tasks of a Ray cluster: each in a clone of its own, on whichever host.
+"""Trials of a sweep as tasks of a Ray cluster, each in its own clone on any host.
 
-Hosts share nothing but the git server and the DVC remote. A task clones the repository, pulls,
-trains, and sends experiment and files back. The trials of a host that dies run again on another
-one; which of them are done is known to the study alone, where the sweep was started.
+Hosts share only the git server and the DVC remote. A task clones the repository, pulls the data,
+trains, and sends the experiment and its files back. If a host dies, Ray runs its trials again on
+another host. Only the study knows which trials are done; it stays where the sweep was started.
 
-Ray is there after `make setup-ray`; of the sweeps' modules only this one imports it.
+Ray needs `make setup-ray`. No other module of sweeps imports it.
 """
 
 import hashlib
@@ -22,33 +22,35 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from signs import commands
 from signs.errors import UserError
 from signs.scale import trial
+from signs.scale.trial import Result, Trial
 
 # On each host: DVC's cache, and the clones of trials that are not done.
 HOME = Path("~/.cache/traffic-signs")
 LOCKED = Path("requirements/ray.txt")
-PATIENCE = 60  # seconds until a host must have said what it has
+PATIENCE = 60  # seconds in which a host must say which packages it has
 
 
 class Board:
-    """What trials far away and the sweep tell each other."""
+    """An actor through which running trials and the sweep exchange messages."""
 
     def __init__(self) -> None:
         self._curves: dict[str, list[float]] = {}
         self._pruned: set[str] = set()
 
-    def tell(self, name: str, curve: list[float]) -> bool:
-        """A trial's curve so far; whether it shall end."""
+    def report(self, name: str, curve: list[float]) -> bool:
+        """Take a trial's curve so far; returns whether the trial must end."""
         self._curves[name] = curve
         return name in self._pruned
 
     def curve(self, name: str) -> list[float]:
-        """What it told last; nothing before it has begun."""
+        """The curve that a trial reported last; empty before its first report."""
         return self._curves.get(name, [])
 
     def prune(self, name: str) -> None:
-        """The trial shall end."""
+        """Make a trial end."""
         self._pruned.add(name)
 
 
@@ -56,87 +58,77 @@ class Cluster:
     """The cluster that RAY_ADDRESS names.
 
     Attributes:
-        places: trials for which its hosts of now have room side by side.
+        slots: how many trials its present hosts can run side by side.
     """
 
-    def __init__(self, source: str, commit: str, cores: int) -> None:
+    def __init__(self, cores: int) -> None:
         """Connect.
 
         Args:
-            source: address of the git repository, for all hosts; has the commit.
-            commit: of the code that all trials share.
             cores: of each trial.
 
         Raises:
-            UserError: no cluster answers, none of its hosts has so many cores, or one has another
-                Python or other packages than this.
+            UserError: no cluster answers, none of its hosts has so many cores, or a host has
+                another Python or other packages than this one.
         """
         if "RAY_ADDRESS" not in os.environ:
-            raise UserError("Set RAY_ADDRESS to the cluster's head, as in 10.0.0.1:6379.")
+            raise UserError("Set RAY_ADDRESS to the cluster's head, for example 10.0.0.1:6379.")
         try:
             ray.init(
                 runtime_env={"py_modules": [str(Path(__file__).parents[1])]},
                 logging_level=logging.ERROR,
                 log_to_driver=False,
             )
-        except Exception as error:  # Ray's have no common base
+        except Exception as error:  # Ray's exceptions have no common base
             why = str(error).strip().partition("\n")[0]
             address = os.environ["RAY_ADDRESS"]
             raise UserError(f"No Ray cluster answers at {address} ({why}).") from error
         hosts = [host for host in ray.nodes() if host["Alive"]]
         _compare_packages(hosts)
-        self.places = sum(int(host["Resources"].get("CPU", 0)) // cores for host in hosts)
-        if self.places < 1:
+        self.slots = sum(int(host["Resources"].get("CPU", 0)) // cores for host in hosts)
+        if self.slots < 1:
             raise UserError(f"No host of the cluster gives Ray the {cores} cores of a trial.")
-        self._source, self._commit, self._cores = source, commit, cores
-        # Not on a host whose end the sweep shall survive.
+        # The board stays on this host: the sweep must survive the end of any other.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         board: Any = ray.remote(Board)
         self._board = board.options(num_cpus=0, scheduling_strategy=here).remote()
-        # Without end: a host's death is not the trial's fault.
+        # Retries are unlimited: the death of a host is not the trial's fault.
         self._task: Any = ray.remote(num_cpus=cores, max_retries=-1)(_run)
 
-    def run(
-        self,
-        name: str,
-        settings: dict[str, Any],
-        metric: str,
-        prune: Callable[[list[float]], bool],
-        log: Path,
-    ) -> trial.Result:
+    def run(self, task: Trial, prune: Callable[[list[float]], bool], log: Path) -> Result:
         """Run a trial on some host and fetch its experiment; arguments as of `trial.run`.
 
         Raises:
             UserError: git, DVC or the cluster failed.
         """
-        job = (self._source, self._commit, settings, name, metric, self._cores)
-        task = self._task.remote(self._board, *job)
+        running = self._task.remote(self._board, task)
         try:
-            while not ray.wait([task], timeout=trial.POLL)[0]:
-                if prune(ray.get(self._board.curve.remote(name))):
-                    ray.get(self._board.prune.remote(name))
-            result, said = ray.get(task)
-            prune(ray.get(self._board.curve.remote(name)))
+            while not ray.wait([running], timeout=trial.POLL)[0]:
+                if prune(ray.get(self._board.curve.remote(task.name))):
+                    ray.get(self._board.prune.remote(task.name))
+            result, output = ray.get(running)
+            prune(ray.get(self._board.curve.remote(task.name)))
         except ray.exceptions.RayTaskError as error:
-            raise UserError(f"{name}: {error.cause}") from error
+            raise UserError(f"{task.name}: {error.cause}") from error
         except ray.exceptions.RayError as error:
             raise UserError(
-                f"The cluster failed ({str(error).strip().splitlines()[-1]}); the same command "
-                "goes on from here."
+                f"The cluster failed ({str(error).strip().splitlines()[-1]}). Give the same "
+                "command again to continue."
             ) from error
         except BaseException:
-            ray.cancel(task)
-            ray.wait([task], timeout=10)
+            ray.cancel(running)
+            ray.wait([running], timeout=10)
             raise
-        log.write_bytes(said)
-        found: trial.Result = result
-        if found.reference:
-            trial.call("git", "fetch", "--quiet", "origin", f"+{found.reference}:{found.reference}")
-        return found
+        log.write_bytes(output)
+        finished: Result = result
+        if finished.reference:
+            refspec = f"+{finished.reference}:{finished.reference}"
+            commands.git("fetch", "--quiet", "origin", refspec)
+        return finished
 
 
 def _compare_packages(hosts: list[dict[str, Any]]) -> None:
-    """Raise a `UserError` if trials on one host would not be those of another."""
+    """Raise a `UserError` if a host's Python or packages differ from those of this host."""
     names = re.findall(r"^([\w.-]+)==", LOCKED.read_text(encoding="utf-8"), re.MULTILINE)
     ours = _versions(names)
     ask: Any = ray.remote(num_cpus=0)(_versions)
@@ -156,47 +148,41 @@ def _compare_packages(hosts: list[dict[str, Any]]) -> None:
             more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
             raise UserError(
                 f"On the host {name}: {', '.join(differ[:3])}{more}. "
-                "`make setup-ray` there, with the same Python and at the same commit."
+                "Run `make setup-ray` there, with the same Python and at the same commit."
             )
 
 
 def _versions(packages: list[str]) -> dict[str, str | None]:
-    """The versions of Python and of these packages here."""
-    found: dict[str, str | None] = {"Python": platform.python_version()}
+    """The versions of Python and of these packages on this host."""
+    versions: dict[str, str | None] = {"Python": platform.python_version()}
     for package in packages:
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+            versions[package] = None
+    return versions
 
 
-def _run(
-    board: Any,
-    source: str,
-    commit: str,
-    settings: dict[str, Any],
-    name: str,
-    metric: str,
-    cores: int,
-) -> tuple[trial.Result, bytes]:
-    """The task: the trial's result, and what its pipeline said."""
+def _run(board: Any, task: Trial) -> tuple[Result, bytes]:
+    """The Ray task: a trial's result, and the output of its pipeline."""
     home = HOME.expanduser()
-    digest = hashlib.sha256(json.dumps([source, commit, settings, name]).encode()).hexdigest()
-    folder = home / "trials" / f"{name}-{digest[:12]}"
+    identity = [task.source, task.commit, task.settings, task.name]
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    folder = home / "trials" / f"{task.name}-{digest[:12]}"
     log = folder.with_suffix(".log")
-    # What a sweep or a task left that was killed here; this trial goes on from its last epoch.
+    # A sweep or task that was killed here may have left processes, and a clone to continue with.
     trial.end_orphans(folder)
-    trial.prepare(folder, source, commit, settings, home / "cache", pull=True)
+    trial.prepare(task, folder, home / "cache", pull=True)
 
     def prune(curve: list[float]) -> bool:
-        return bool(ray.get(board.tell.remote(name, curve)))
+        return bool(ray.get(board.report.remote(task.name, curve)))
 
     with log.open("ab") as file:
-        result = trial.run(folder, name, metric, prune, file, cores)
+        result = trial.run(task, folder, prune, file)
     if result.state == "complete":
-        trial.call("dvc", "push", "--quiet", "--run-cache", "preprocess", "train", at=folder)
+        push = ("push", "--quiet", "--run-cache", "preprocess", "train")
+        commands.dvc(*push, at=folder, environment=trial.site_cache(folder))
     shutil.rmtree(folder)
-    said = log.read_bytes()
+    output = log.read_bytes()
     log.unlink()
-    return result, said
+    return result, output

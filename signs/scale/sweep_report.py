@@ -1,7 +1,5 @@
-"""What a sweep found, as one HTML page that holds all it shows."""
+"""The results of a sweep as one HTML page that needs no other file."""
 
-import html
-import string
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -14,7 +12,8 @@ from matplotlib import pyplot as plt
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as plots
 
-from signs.reporting import report
+from signs import files
+from signs.reporting import pages
 
 COLUMNS = {
     "validation_loss": "validation loss",
@@ -24,108 +23,81 @@ COLUMNS = {
     "minutes": "minutes",
     "megabytes": "model, MB",
 }
-SHOWN = 20
+SHOWN = 20  # trials in the table
 
 
 def write(study: optuna.Study, metric: str, folder: Path) -> None:
-    """Write report.html into the sweep's folder, and say which trials were best."""
+    """Write report.html into the sweep's folder, and print the best trial."""
     complete = study.get_trials(states=[TrialState.COMPLETE])
     if not complete:
         return
-    downwards = study.direction == optuna.study.StudyDirection.MAXIMIZE
-    ranked = sorted(complete, key=lambda found: found.values[0], reverse=downwards)
-    counts = {
-        state.name.lower(): len(study.get_trials(states=[state]))
+    maximized = study.direction == optuna.study.StudyDirection.MAXIMIZE
+    ranked = sorted(complete, key=lambda trial: trial.values[0], reverse=maximized)
+    states = ", ".join(
+        f"{len(study.get_trials(states=[state]))} {state.name.lower()}"
         for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-    }
+    )
     best = f"{study.study_name}-{ranked[0].number:03d}"
     searched = list(ranked[0].params)
     rows = [
-        [f"{study.study_name}-{found.number:03d}"]
-        + [cell(found.user_attrs[key]) for key in COLUMNS]
-        + [cell(found.params[key]) for key in searched]
-        for found in ranked[:SHOWN]
+        [f"{study.study_name}-{trial.number:03d}"]
+        + [cell(trial.user_attrs[key]) for key in COLUMNS]
+        + [cell(trial.params[key]) for key in searched]
+        for trial in ranked[:SHOWN]
     ]
-    head = ["experiment", *COLUMNS.values(), *searched]
-    caption = f"By {metric}, on validation photos; the test photos were not looked at"
-    states = ", ".join(f"{count} {state}" for state, count in counts.items())
-    title = f"Sweep {study.study_name}: {best} is best"
-    body = (
-        f'<p class="kicker">{html.escape(metric)}, from commit {study.user_attrs["commit"][:7]}</p>'
-        f"<h1>{html.escape(title)}</h1>\n"
-        f'<p class="lead">{metric} {ranked[0].values[0]:.4f}. Trials: {states}.</p>\n'
-        + _section("Best trials", report.html_table(caption, head, rows, range(1, len(head))))
-        + _section(
-            "Cost",
-            _picture(
-                lambda: _fronts(complete),
-                "Accuracy against cost; the line joins the trials "
-                "that no other beats in both. Times compare if as many trials ran side by "
-                "side on the same machine.",
-            ),
+    with tempfile.TemporaryDirectory() as pictures:
+        page = pages.render(
+            "sweep.html",
+            title=f"Sweep {study.study_name}: {best} is best",
+            metric=metric,
+            commit=study.user_attrs["commit"][:7],
+            best=f"{ranked[0].values[0]:.4f}",
+            states=states,
+            head=["experiment", *COLUMNS.values(), *searched],
+            rows=rows,
+            pictures=_draw(study, complete, metric, Path(pictures)),
         )
-    )
-    if len(complete) > 1 and len(searched) > 1:
-        importance = (
-            "How much of what sets good trials apart each parameter explains (PED-ANOVA; with few "
-            "trials a guess)."
-        )
-        body += _section(
-            "Parameters",
-            _picture(lambda: plots.plot_param_importances(study), importance)
-            + _picture(
-                lambda: plots.plot_parallel_coordinate(study, target_name=metric),
-                "Each line is a trial.",
-            ),
-        )
-    body += _section(
-        "Course",
-        _picture(
-            lambda: plots.plot_optimization_history(study, target_name=metric), "Trial by trial."
-        )
-        + _picture(
-            lambda: plots.plot_intermediate_values(study),
-            f"{metric} by epoch; lines that end early were pruned.",
-        ),
-    )
-    page = string.Template(report.TEMPLATE.read_text(encoding="utf-8"))
     target = folder / "report.html"
-    target.write_text(page.substitute(title=html.escape(title), body=body), encoding="utf-8")
+    files.write_text(target, page)
     print(f"Best: {best}, {metric} {ranked[0].values[0]:.4f} ({states}). Report: {target}")
 
 
 def cell(value: Any) -> str:
-    """A number with four digits, other values as they are."""
+    """A number with four significant digits; other values unchanged."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _section(title: str, content: str) -> str:
-    return f"<section>\n<h2>{title}</h2>\n{content}</section>\n"
-
-
-def _picture(draw: Callable[[], Any], caption: str) -> str:
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        warnings.catch_warnings(),
-        mpl.rc_context({"figure.figsize": (9, 4.5), "backend": "agg"}),
-    ):
-        warnings.simplefilter("ignore")  # Optuna calls its pictures experimental
-        draw()
-        path = Path(folder) / "picture.png"
-        plt.savefig(path, dpi=120, bbox_inches="tight")
-        plt.close("all")
-        return report.html_picture(path, caption, caption)
+def _draw(
+    study: optuna.Study, complete: list[FrozenTrial], metric: str, folder: Path
+) -> dict[str, Path]:
+    """The pictures of the page, by name; those of parameters if they can be compared."""
+    draw: dict[str, Callable[[], object]] = {"cost": lambda: _fronts(complete)}
+    if len(complete) > 1 and len(complete[0].params) > 1:
+        draw["importance"] = lambda: plots.plot_param_importances(study)
+        draw["parallel"] = lambda: plots.plot_parallel_coordinate(study, target_name=metric)
+    draw["history"] = lambda: plots.plot_optimization_history(study, target_name=metric)
+    draw["curves"] = lambda: plots.plot_intermediate_values(study)
+    for name, plot in draw.items():
+        with (
+            warnings.catch_warnings(),
+            mpl.rc_context({"figure.figsize": (9, 4.5), "backend": "agg"}),
+        ):
+            warnings.simplefilter("ignore")  # Optuna calls these plots experimental
+            plot()
+            plt.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
+            plt.close("all")
+    return {name: folder / f"{name}.png" for name in draw}
 
 
 def _fronts(complete: list[FrozenTrial]) -> None:
-    """Validation accuracy against minutes of training and megabytes of the model."""
+    """Plot validation accuracy against minutes of training and megabytes of the model."""
     _, panels = plt.subplots(1, 2, sharey=True)
     for panel, (cost, label) in zip(
         panels, {"minutes": "minutes of training", "megabytes": "model, MB"}.items(), strict=True
     ):
         points = sorted(
-            (found.user_attrs[cost], -found.user_attrs["validation_accuracy"], found.number)
-            for found in complete
+            (trial.user_attrs[cost], -trial.user_attrs["validation_accuracy"], trial.number)
+            for trial in complete
         )
         panel.scatter([x for x, _, _ in points], [-y for _, y, _ in points])
         front = [p for i, p in enumerate(points) if all(p[1] < q[1] for q in points[:i])]

@@ -1,10 +1,10 @@
-"""Hosts of a cluster as namespaces of one machine: own addresses, processes, /tmp and names.
+"""Hosts of a cluster as namespaces of one machine, each with its own address, processes and /tmp.
 
-    switch     10.77.0.1: a bridge; here run the S3 server and sshd, which has the git repositories
-    host1, ... 10.77.0.2, ...: nothing but a cable to the switch
+    switch     10.77.0.1: a bridge; the S3 server and sshd with the git repositories run here
+    host1, ... 10.77.0.2, ...: connected to the switch alone
 
-All of it lies in network namespaces of its own: the machine's network stays as it is, and nobody
-outside reaches what listens. Needs root, iproute2 and util-linux.
+All of this is in network namespaces: the machine's own network stays as it is, and nobody outside
+can reach the servers. Needs root, iproute2 and util-linux.
 """
 
 import contextlib
@@ -13,33 +13,28 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import pytest
 
-BIN = Path(sys.executable).parent
+from tests.harness import IDENTITY, KEY_ID, S3, SEARCHED, SECRET, SSH, Ray, Server
+
 ENVIRONMENT = Path(sys.prefix)
 NETWORK = "10.77.0"
 SWITCH = f"{NETWORK}.1"
-S3_PORT, SSH_PORT, RAY_PORT = 8333, 2222, 6379
-KEY_ID, SECRET, BUCKET = "key-id-of-the-team", "secret-of-the-team", "trials"
+S3_PORT, RAY_PORT = 8333, 6379
 TEMP = "/tmp"  # each host's own, its home and working folder
 VARIABLES = {
-    "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    **IDENTITY,
+    "PATH": SEARCHED,
     "HOME": TEMP,
     "LANG": "C.UTF-8",
     "AWS_ENDPOINT_URL": f"http://{SWITCH}:{S3_PORT}",
     "AWS_ACCESS_KEY_ID": KEY_ID,
     "AWS_SECRET_ACCESS_KEY": SECRET,
     "AWS_DEFAULT_REGION": "us-east-1",
-    "GIT_AUTHOR_NAME": "Test",
-    "GIT_AUTHOR_EMAIL": "test@localhost",
-    "GIT_COMMITTER_NAME": "Test",
-    "GIT_COMMITTER_EMAIL": "test@localhost",
     "DVC_NO_ANALYTICS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -48,7 +43,7 @@ VARIABLES = {
     "RAY_health_check_timeout_ms": "5000",
     "RAY_health_check_failure_threshold": "5",
 }
-# Its own /tmp would hide an environment that is below the machine's: that is put there again.
+# A host's own /tmp would hide an environment that is in the machine's /tmp: mount that again.
 FURNISH = """
 set -e
 mount --make-rprivate /
@@ -74,38 +69,46 @@ class Host:
     Attributes:
         name: its host name.
         address: in the cluster's network.
-        folder: here go the logs of what runs on it.
-        init: the first of its processes; with it all others die.
+        folder: has the log of what runs on it.
+        init: the first of its processes; all others die with it.
     """
 
     name: str
     address: str
     folder: Path
     init: "subprocess.Popen[str]"
-    running: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
+    running: list[Server] = field(default_factory=list)
 
-    def command(self, *command: str | Path) -> list[str]:
+    @property
+    def log_file(self) -> Path:
+        return self.folder / f"{self.name}.log"
+
+    @property
+    def enter(self) -> list[str]:
+        """What starts a command on this host."""
         (inside,) = subprocess.check_output(
             ["pgrep", "--parent", str(self.init.pid)], text=True
         ).split()
-        return ["nsenter", "--target", inside, "--all", f"--wdns={TEMP}", *map(str, command)]
+        return ["nsenter", "--target", inside, "--all", f"--wdns={TEMP}"]
+
+    def serve(self, server: Server, seconds: float = 60) -> "subprocess.Popen[bytes]":
+        """Start a server that was made with this host's options."""
+        self.running.append(server)
+        return server.start(seconds)
+
+    def options(self, environment: Mapping[str, str] = {}) -> dict[str, object]:
+        """For the servers that run on it."""
+        variables = VARIABLES | dict(environment)
+        return {"enter": self.enter, "log": self.log_file, "environment": variables}
 
     def start(self, *command: str | Path) -> "subprocess.Popen[bytes]":
-        with (self.folder / f"{self.name}.log").open("ab") as output:
-            process = subprocess.Popen(
-                self.command(*command),
-                env=VARIABLES,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
-        self.running.append(process)
-        return process
+        self.running.append(Server(self.folder, command, **self.options()))
+        return self.running[-1].launch()
 
     def run(self, *command: str | Path, text: str = "") -> str:
         """What the command prints; it must succeed."""
         done = subprocess.run(
-            self.command(*command),
+            [*self.enter, *map(str, command)],
             env=VARIABLES,
             input=text,
             capture_output=True,
@@ -115,32 +118,29 @@ class Host:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def write(self, name: str, text: str) -> None:
+        self.run("sh", "-c", f"umask 077 && cat > {name}", text=text)
+
     def kill(self) -> None:
-        """As if somebody pulled its plug: SIGKILL to all processes at once."""
+        """Like pulling its plug: SIGKILL to all processes at once."""
         self.init.send_signal(signal.SIGKILL)  # unshare takes the whole namespace along
         self.init.wait(20)
         assert self.init.stdout is not None
         self.init.stdout.close()
-        for process in self.running:
-            process.wait(20)
+        self.end_processes()
 
     def end_processes(self) -> None:
         """SIGKILL to all that was started on it; the host itself, and its disk, stay."""
-        for started in self.running:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process = psutil.Process(started.pid)
-                for found in [*process.children(recursive=True), process]:
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        found.kill()
-            started.wait(20)
+        for server in self.running:
+            server.kill()
         self.running.clear()
 
     def log(self) -> str:
-        return (self.folder / f"{self.name}.log").read_text(errors="replace")[-3000:]
+        return self.log_file.read_text(errors="replace")[-3000:]
 
 
 class Cluster:
-    """The switch and the hosts that are plugged into it."""
+    """The switch and the hosts that are connected to it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -166,10 +166,10 @@ class Cluster:
         return self.hosts[-1]
 
     def add_host(self) -> Host:
-        """A host with the next address, plugged into the switch."""
+        """A host with the next address, connected to the switch."""
         number = len(self.hosts)
         host = self._boot(f"host{number}", f"{NETWORK}.{number + 1}")
-        inside = host.command()[2]
+        inside = host.enter[2]
         plug = ["type", "veth", "peer", "name", "eth0", "netns"]
         self.switch_network("ip", "link", "add", host.name, *plug, inside)
         self.switch_network("ip", "link", "set", host.name, "master", "br0", "up")
@@ -178,8 +178,8 @@ class Cluster:
         return host
 
     def switch_network(self, *command: str) -> None:
-        """Run a command in the switch's network, but where all processes can be seen."""
-        inside = self.switch.command()[2]
+        """Run a command in the switch's network that sees all processes of the machine."""
+        inside = self.switch.enter[2]
         subprocess.run(["nsenter", "--target", inside, "--net", *command], check=True)
 
     def end(self) -> None:
@@ -188,68 +188,23 @@ class Cluster:
                 host.kill()
 
 
-def wait_until(what: Callable[[], bool], seconds: float = 60) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        with contextlib.suppress(AssertionError, OSError):
-            if what():
-                return True
-        time.sleep(0.3)
-    return False
-
-
-def serve_s3(cluster: Cluster) -> None:
-    """SeaweedFS with an empty bucket."""
-    switch = cluster.switch
-    key = f'[{{"accessKey": "{KEY_ID}", "secretKey": "{SECRET}"}}]'
-    actions = '["Admin", "Read", "Write", "List"]'
-    keys = f'{{"identities": [{{"name": "team", "credentials": {key}, "actions": {actions}}}]}}'
-    switch.run("sh", "-c", "mkdir s3 && cat > s3/keys.json", text=keys)
-    switch.start(
-        *("weed", "server", f"-ip={SWITCH}", f"-ip.bind={SWITCH}", "-dir=s3", "-filer"),
-        *("-s3", f"-s3.port={S3_PORT}", "-s3.config=s3/keys.json", "-volume.max=20"),
-        *("-master.volumeSizeLimitMB=256", "-s3.port.iceberg=0", "-s3.port.lance=0"),
-    )
-    make = (
-        "import botocore.session\ns3 = botocore.session.Session().create_client('s3')\n"
-        f"try: s3.create_bucket(Bucket={BUCKET!r})\n"
-        "except (s3.exceptions.BucketAlreadyExists, s3.exceptions.BucketAlreadyOwnedByYou): pass\n"
-        f"s3.put_object(Bucket={BUCKET!r}, Key='probe', Body=b'')"
-    )
-    assert wait_until(lambda: switch.run("python", "-c", make) == ""), switch.log()
-
-
 def serve_git(cluster: Cluster) -> str:
-    """An sshd with a bare repository; returns its address. The hosts get the key."""
+    """Start an sshd with a bare repository; returns its address. The hosts get the key."""
     switch = cluster.switch
-    switch.run("sh", "-c", "mkdir -p sshd /run/sshd && ssh-keygen -qt ed25519 -N '' -f sshd/host")
-    switch.run("ssh-keygen", "-qt", "ed25519", "-N", "", "-f", "sshd/key")
-    settings = (
-        f"ListenAddress {SWITCH}\nPort {SSH_PORT}\nPidFile none\nHostKey {TEMP}/sshd/host\n"
-        f"AuthorizedKeysFile {TEMP}/sshd/key.pub\nStrictModes no\nUsePAM no\n"
-        "PermitRootLogin prohibit-password\nPasswordAuthentication no\n"
-    )
-    switch.run("sh", "-c", "cat > sshd/config", text=settings)
-    sshd = shutil.which("sshd", path="/usr/sbin:/usr/bin") or "sshd"
-    switch.start(sshd, "-D", "-e", "-f", f"{TEMP}/sshd/config")
+    switch.run("mkdir", "sshd")
+    server = SSH(switch.folder, SWITCH, Path(TEMP, "sshd"), **switch.options())
+    switch.serve(server)
     switch.run("git", "init", "--quiet", "--bare", "--initial-branch=main", "project.git")
     for host in cluster.hosts[1:]:
         give_key(cluster, host)
-    address = f"ssh://root@{SWITCH}:{SSH_PORT}{TEMP}/project.git"
-    probe = cluster.hosts[1]
-    assert wait_until(lambda: probe.run("git", "ls-remote", address) == ""), switch.log()
-    return address
+    return f"ssh://root@{SWITCH}:{server.port}{TEMP}/project.git"
 
 
 def give_key(cluster: Cluster, host: Host) -> None:
     """Let a host's git in at the switch."""
-    key = cluster.switch.run("cat", "sshd/key")
-    options = (
-        f"IdentityFile {TEMP}/key\nStrictHostKeyChecking no\nUserKnownHostsFile {TEMP}/known\n"
-    )
-    host.run("sh", "-c", "umask 077 && cat > key", text=key)
-    host.run("sh", "-c", "cat > ssh_config", text=options)
-    host.run("git", "config", "--global", "core.sshCommand", f"ssh -F {TEMP}/ssh_config")
+    host.write("key", cluster.switch.run("cat", "sshd/key"))
+    check = f"-o StrictHostKeyChecking=no -o UserKnownHostsFile={TEMP}/known"
+    host.run("git", "config", "--global", "core.sshCommand", f"ssh -i {TEMP}/key {check}")
 
 
 @pytest.fixture
@@ -262,42 +217,31 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     started.end()
 
 
-@pytest.fixture
-def ray_cluster(cluster: Cluster) -> Cluster:
+@dataclass
+class RayCluster:
     """Two hosts: Ray's head on the first, a worker on the second; S3 and git for both."""
+
+    cluster: Cluster
+    head: Host
+    worker: Host
+    address: str
+
+
+@pytest.fixture
+def ray_cluster(cluster: Cluster) -> RayCluster:
     head, worker = cluster.add_host(), cluster.add_host()
-    serve_s3(cluster)
-    start_head(head)
-    join_ray(worker, head)
-    return cluster
+    switch = cluster.switch
+    switch.serve(S3(switch.folder, SWITCH, S3_PORT, **switch.options()))
+    address = start_ray(head)
+    start_ray(worker, join=address)
+    return RayCluster(cluster, head, worker, address)
 
 
-def start_head(head: Host) -> None:
-    """Start Ray's head on a host."""
-    own = [f"--port={RAY_PORT}", "--include-dashboard=false"]
-    _start_ray(head, "--head", *own)
-
-
-def join_ray(host: Host, head: Host, **variables: str) -> None:
-    """Start Ray's worker on a host, with these variables in its environment."""
-    _start_ray(host, f"--address={head.address}:{RAY_PORT}", **variables)
-
-
-def _start_ray(host: Host, *options: str, **variables: str) -> None:
-    common = ["--num-cpus=1", f"--object-store-memory={2**27}", "--disable-usage-stats", "--block"]
-    own = [f"--node-ip-address={host.address}", *common]
-    own_variables = [f"{name}={value}" for name, value in variables.items()]
-    file = host.folder / f"{host.name}.log"
-    said = file.stat().st_size if file.exists() else 0
-    started = b"Ray runtime started"
-
-    def ready() -> bool:
-        return started in file.read_bytes()[said:]
-
+def start_ray(host: Host, join: str = "", **variables: str) -> str:
+    """Start Ray's head on a host, or a worker that joins it; returns the head's address."""
     for _ in range(3):  # Ray gives up after 30 s, which a busy machine may take
-        process = host.start("env", *own_variables, "ray", "start", *options, *own)
-        wait_until(lambda: ready() or process.poll() is not None, 120)  # noqa: B023
-        if ready():
-            return
-        host.end_processes()
+        node = Ray(host.folder, host.address, join, port=RAY_PORT, **host.options(variables))
+        with contextlib.suppress(pytest.fail.Exception):
+            host.serve(node, 120)
+            return node.cluster
     raise AssertionError(host.log())

@@ -1,4 +1,4 @@
-"""Experiments as the README shows them: one with a changed parameter, then a queued sweep."""
+"""Experiments as the README shows them: one with a changed parameter, then a queue of them."""
 
 import json
 import time
@@ -21,8 +21,8 @@ def experiments(project) -> dict[str, dict[str, Any]]:
     }
 
 
-def work_off_the_queue(project) -> None:
-    """Start a worker and wait for it; start another if it ended before the queue did."""
+def run_the_queue(project) -> None:
+    """Start a worker and wait for it; start another if it ends before the queue is empty."""
     without_worker = 0
     project.dvc("queue", "start").succeeds()
     for _ in range(1000):
@@ -38,9 +38,9 @@ def work_off_the_queue(project) -> None:
     assert status.count("Success") == 4, status
 
 
-def test_an_experiment_and_a_queued_sweep_over_two_parameters(done, stages_in):
+def test_an_experiment_and_a_queue_over_two_parameters(done, stages_in):
     done.dvc("exp", "run", "--name", "single", "-S", "train.seed=2").succeeds()
-    assert stages_in(done.notes()) == ["train", "evaluate"]
+    assert stages_in(done.notes()) == ["train", "evaluate", "report"]
     found = experiments(done)
     assert found["single"]["params"]["params.yaml"]["data"]["train"]["seed"] == 2
     assert 0 <= found["single"]["metrics"][METRICS]["data"]["accuracy"] <= 1
@@ -49,16 +49,16 @@ def test_an_experiment_and_a_queued_sweep_over_two_parameters(done, stages_in):
         done.dvc(
             *("exp", "run", "--queue", "-S", "train.seed=2,3", "-S", "evaluate.mistakes_shown=4,5")
         ).succeeds()
-        work_off_the_queue(done)
+        run_the_queue(done)
     finally:
         done.dvc("queue", "stop", "--kill")
     stages = stages_in(done.notes())
     assert stages.count("evaluate") == 4
     assert stages.count("train") <= 2  # seed 2 was trained by the experiment above
-    swept = [data for name, data in experiments(done).items() if name != "single"]
-    assert len(swept) == 4
-    for data in swept:
+    queued = [data for name, data in experiments(done).items() if name != "single"]
+    assert len(queued) == 4
+    for data in queued:
         assert 0 <= data["metrics"][METRICS]["data"]["accuracy"] <= 1
-    params = [data["params"]["params.yaml"]["data"] for data in swept]
-    combinations = {(p["train"]["seed"], p["evaluate"]["gallery"]) for p in params}
+    params = [data["params"]["params.yaml"]["data"] for data in queued]
+    combinations = {(p["train"]["seed"], p["evaluate"]["mistakes_shown"]) for p in params}
     assert combinations == {(2, 4), (2, 5), (3, 4), (3, 5)}

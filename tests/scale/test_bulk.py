@@ -1,5 +1,6 @@
-"""Bulk work with Ray Data: real Ray workers, a real S3 server."""
+"""Bulk work with real Ray workers and a real S3 server."""
 
+import argparse
 import contextlib
 import csv
 import os
@@ -19,66 +20,42 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.service.conftest import free_port, photo, wait_until, write_classifier
 
-from signs import __main__ as command_line
-from signs import params
-from signs.data import layouts
+from signs import cli, params
+from signs.data import decode, layouts
 from signs.errors import UserError
 from signs.params import ImageSettings
-from signs.scale import bulk
-from stages import preprocess
+from signs.scale import bulk, bulk_job, shards
+from signs.scale.bulk_work import Predict, Preprocess
+from tests.conftest import photo, write_classifier
+from tests.harness import BUCKET, ROOT, Ray
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-ROOT = Path(__file__).parents[2]
-BUCKET, KEY_ID, SECRET = "my-bucket", "key-id-of-the-team", "secret-of-the-team"
 LOCAL_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 @pytest.fixture(scope="module")
-def store(running_s3) -> Iterator[dict[str, str]]:
-    """How AWS' own variables name the server; set for this process, too."""
-    variables = {
-        "AWS_ENDPOINT_URL": running_s3.url,
-        "AWS_ACCESS_KEY_ID": KEY_ID,
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-    }
+def store(running_s3) -> Iterator[None]:
+    """This process finds the server as AWS' own variables name it."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in variables.items():
+        for name, value in running_s3.variables.items():
             patch.setenv(name, value)
-        yield variables
+        yield
 
 
 @pytest.fixture(scope="module")
 def cluster(store, tmp_path_factory) -> Iterator[psutil.Process]:
     """A Ray cluster of one head and two workers, which most tests use in turn."""
-    log = tmp_path_factory.mktemp("ray") / "log"
-    port = free_port()
-    options = [f"--port={port}", "--num-cpus=2", "--include-dashboard=false", "--block"]
-    options += [f"--object-store-memory={2**27}", "--node-ip-address=127.0.0.1"]
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [Path(sys.executable).with_name("ray"), "start", "--head", *options],
-            cwd=log.parent,
-            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | LOCAL_ONLY | token,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        started = wait_until(lambda: "Ray runtime started" in log.read_text(), 90)
-        assert started, log.read_text()
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in {**token, "RAY_ADDRESS": f"127.0.0.1:{port}"}.items():
-                patch.setenv(name, value)
-            yield psutil.Process(process.pid)
-    finally:
-        # On SIGTERM the node would wait half a minute for its workers.
-        for left in [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                left.kill()
-        process.wait(30)
+    variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | LOCAL_ONLY | token
+    head = Ray(tmp_path_factory.mktemp("ray"), cores=2, environment=variables)
+    process = head.start(90)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**token, "RAY_ADDRESS": head.cluster}.items():
+            patch.setenv(name, value)
+        yield psutil.Process(process.pid)
+    head.kill()
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +66,7 @@ def model(tmp_path_factory) -> Path:
 
 
 def noisy(seed: int, side: int = 40) -> bytes:
-    """A photo whose answer no other photo has."""
+    """A photo with a prediction of its own."""
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (side, side, 3)) * rng.uniform(0, 1, 3)
     return bytes(cv2.imencode(".png", image.astype(np.uint8))[1])
@@ -117,20 +94,24 @@ def write_parquet(path: Path, cells: list[object], column: str = "image") -> Non
     pq.write_table(pa.table({"id": range(len(cells)), column: cells}), path, row_group_size=10)
 
 
+def run(work, place: Path | str, output: Path | str, shard: int = 2048, **options) -> int:
+    return bulk_job.run(bulk_job.Job(work, str(output), shard=shard), [str(place)], **options)
+
+
 def rows(output: Path | str) -> list[dict[str, object]]:
     """All rows of the output, in the order of its files."""
-    place, folder = bulk._place(str(output))
-    names = sorted(name for name in bulk._names(str(output)) if name.startswith("part-"))
-    tables = [pq.read_table(f"{folder}/{name}", filesystem=place) for name in names]
-    return pa.concat_tables(tables).to_pylist()
+    store, folder = shards.locate(str(output))
+    found = store.get_file_info(shards.fs.FileSelector(folder))
+    names = sorted(file.path for file in found if file.base_name.startswith("part-"))
+    return pa.concat_tables([pq.read_table(name, filesystem=store) for name in names]).to_pylist()
 
 
 def on_one_machine(model: Path, folder: Path, monkeypatch) -> list[dict[str, object]]:
-    output = folder.parent / "answers.csv"
+    output = folder.parent / "predictions.csv"
     arguments = ["predict", "--classifier", str(model), "--output", str(output), str(folder)]
     monkeypatch.setattr(sys, "argv", ["signs", *arguments])
     with pytest.raises(SystemExit):
-        command_line.main()
+        cli.main()
     with output.open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -139,11 +120,11 @@ def as_text(found: list[dict[str, object]]) -> list[dict[str, object]]:
     return [{k: "" if v is None else str(v) for k, v in row.items()} for row in found]
 
 
-def test_answers_are_those_of_one_machine(
+def test_predictions_are_those_of_one_machine(
     cluster, model, photos, tmp_path, monkeypatch, capsys
 ) -> None:
     expected = on_one_machine(model, photos, monkeypatch)
-    failed = bulk.run(bulk.Predict(model), [str(photos)], str(tmp_path / "out"), shard=64)
+    failed = run(Predict(model), photos, tmp_path / "out", shard=64)
     found = rows(tmp_path / "out")
     assert as_text(found) == expected
     assert len(found) == 200
@@ -158,7 +139,7 @@ def test_from_a_bucket_into_a_bucket(cluster, s3, model, photos, tmp_path, monke
     for key, path in {**uploads, "in/p.parquet": tmp_path / "p.parquet"}.items():
         s3.client.put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
     address = f"s3://{BUCKET}"
-    bulk.run(bulk.Predict(model), [f"{address}/in"], f"{address}/out", shard=30)
+    run(Predict(model), f"{address}/in", f"{address}/out", shard=30)
     found = as_text(rows(f"{address}/out"))
     table = [row for row in found if ".parquet/" in row["file"]]
     for row in found:
@@ -172,7 +153,7 @@ def test_from_a_bucket_into_a_bucket(cluster, s3, model, photos, tmp_path, monke
         assert row == single[row["file"]]
 
 
-def test_tensors_are_those_of_the_stage(cluster, tmp_path, monkeypatch) -> None:
+def test_arrays_are_those_of_the_stage(cluster, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     for i in range(60):
         folder = tmp_path / f"data/mine/{i % 3}"
@@ -180,10 +161,10 @@ def test_tensors_are_those_of_the_stage(cluster, tmp_path, monkeypatch) -> None:
         (folder / f"{i}.png").write_bytes(noisy(i, 20 + i) if i else b"no photo")
     settings = ImageSettings(size=24, color="rgb", contrast="equalize", margin=0.05)
     dataset = layouts.read("mine")
-    samples, _ = preprocess.decode_all(dataset, settings, tmp_path / "images.npy")
+    samples, _ = decode.decode_all(dataset, settings, tmp_path / "images.npy")
     images = np.load(tmp_path / "images.npy")
 
-    assert bulk.run(bulk.Prepare(settings), ["data/mine"], "out", shard=25) == 1
+    assert run(Preprocess(settings), "data/mine", "out", shard=25) == 1
     found = {str(row["file"]).removeprefix("data/mine/"): row for row in rows("out")}
     assert len(found) == len(samples) == 60
     for expected, image in zip(samples.to_dict("records"), images, strict=True):
@@ -199,7 +180,7 @@ def test_tensors_are_those_of_the_stage(cluster, tmp_path, monkeypatch) -> None:
 
 
 def test_a_killed_worker_loses_nothing(cluster, model, tmp_path) -> None:
-    """It dies in the middle of a shard; each photo is there once all the same."""
+    """It dies in the middle of a shard; each photo is there exactly once."""
     with zipfile.ZipFile(tmp_path / "large.zip", "w") as archive:
         content = photo("Red", side=3000)  # takes long to decode
         for i in range(40):
@@ -219,43 +200,34 @@ def test_a_killed_worker_loses_nothing(cluster, model, tmp_path) -> None:
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    assert (
-        bulk.run(bulk.Predict(model), [str(tmp_path / "large.zip")], str(tmp_path / "out"), shard=2)
-        == 0
-    )
+    assert run(Predict(model), tmp_path / "large.zip", tmp_path / "out", shard=2) == 0
     assert killed
     found = rows(tmp_path / "out")
     assert [row["file"] for row in found] == [f"{tmp_path}/large.zip/{i}.png" for i in range(40)]
 
 
-def test_a_stopped_job_goes_on(cluster, model, photos, tmp_path, capsys) -> None:
-    def run() -> int:
-        return bulk.run(bulk.Predict(model), [str(photos)], str(tmp_path / "out"), shard=64)
-
-    assert run() == 3
-    expected = rows(tmp_path / "out")
-    parts = sorted((tmp_path / "out").glob("part-*"))
+def test_a_stopped_job_continues(cluster, model, photos, tmp_path, capsys) -> None:
+    output = tmp_path / "out"
+    assert run(Predict(model), photos, output, shard=64) == 3
+    expected = rows(output)
+    parts = sorted(output.glob("part-*"))
     times = {part: part.stat().st_mtime_ns for part in parts}
     part = pq.read_table(parts[1])
     parts[1].unlink()
     capsys.readouterr()
-    assert run() == len(part) - part["error"].null_count
+    assert run(Predict(model), photos, output, shard=64) == len(part) - part["error"].null_count
     assert f"{len(parts) - 1} of {len(parts)} shards are there already." in capsys.readouterr().out
-    assert rows(tmp_path / "out") == expected
+    assert rows(output) == expected
     assert [p for p in parts if p.stat().st_mtime_ns != times[p]] == parts[1:2]
-    with pytest.raises(UserError, match="is complete already; name another --output"):
-        run()
+    with pytest.raises(UserError, match=r"is complete already\. Name another --output"):
+        run(Predict(model), photos, output, shard=64)
+    other = Preprocess(params.load(ROOT / "params.yaml").images)
+    with pytest.raises(UserError, match="holds the results of other photos or settings"):
+        run(other, photos, output, shard=64)
     (photos / "deeper/0.png").rename(photos / "other.png")
     with pytest.raises(UserError, match="holds the results of other photos or settings"):
-        run()
+        run(Predict(model), photos, output, shard=64)
     (photos / "other.png").rename(photos / "deeper/0.png")
-    with pytest.raises(UserError, match="holds the results of other photos or settings"):
-        bulk.run(
-            bulk.Prepare(params.load(ROOT / "params.yaml").images),
-            [str(photos)],
-            str(tmp_path / "out"),
-            shard=64,
-        )
 
 
 def test_parquet_of_many_shapes(cluster, model, tmp_path) -> None:
@@ -267,7 +239,7 @@ def test_parquet_of_many_shapes(cluster, model, tmp_path) -> None:
     content = bytearray((tmp_path / "b.parquet").read_bytes())
     content[start : start + 20] = bytes(20)
     (tmp_path / "b.parquet").write_bytes(content)
-    bulk.run(bulk.Predict(model), [str(tmp_path)], str(tmp_path / "out"), shard=1000)
+    run(Predict(model), tmp_path, tmp_path / "out", shard=1000)
     found = rows(tmp_path / "out")
     assert [row["file"] for row in found] == [
         f"{tmp_path}/{n}.parquet/{i}" for n in "ab" for i in range(30)
@@ -301,47 +273,49 @@ def test_says_what_is_wrong(store, model, tmp_path, nobody_listens, monkeypatch)
         ("other.parquet", "out", "it has id, photo. Name the right one: --column NAME.$"),
         (f"s3://{BUCKET}/nowhere", "out", f"^s3://{BUCKET}/nowhere does not exist.$"),
         ("s3://no-such-bucket/x", "out", "^s3://no-such-bucket/x does not exist.$"),
-        ("photo.png", "full", "/full is not empty; name another --output.$"),
+        ("photo.png", "full", "/full is not empty. Name another --output.$"),
         ("photo.png", "file", "/file cannot be written: "),
     ]:
         with pytest.raises(UserError, match=sentence):
-            bulk.run(bulk.Predict(model), [place], output)
+            run(Predict(model), place, output)
     assert not Path("out").exists()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{nobody_listens}")
-    bulk._store.cache_clear()
-    with pytest.raises(UserError, match=r"^s3://elsewhere/x cannot be listed: .*connect"):
-        bulk.run(bulk.Predict(model), ["s3://elsewhere/x"], "out")
-    with pytest.raises(UserError, match=r"^s3://elsewhere/x cannot be written: .*connect"):
-        bulk.run(bulk.Predict(model), ["photo.png"], "s3://elsewhere/x")
+    shards.connect.cache_clear()
+    with pytest.raises(UserError, match=r"^s3://other/x cannot be listed: .*connect"):
+        run(Predict(model), "s3://other/x", "out")
+    with pytest.raises(UserError, match=r"^s3://other/x cannot be written: .*connect"):
+        run(Predict(model), "photo.png", "s3://other/x")
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     with pytest.raises(UserError, match=r"^The cluster at RAY_ADDRESS has its own workers"):
-        bulk.run(bulk.Predict(model), ["photo.png"], "out", workers=2)
-    bulk._store.cache_clear()
+        run(Predict(model), "photo.png", "out", workers=2)
+    shards.connect.cache_clear()
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["predict", "--ray", "x", "--output", "y"], "Bulk work needs Ray, which is not installed"),
+        (["predict", "x", "--output", "y"], "Bulk work needs Ray, which is not installed"),
         (["preprocess", "x", "--output", "y"], "`make setup-ray`"),
-        (["predict", "--ray", "x"], "--ray writes Parquet files: name --output FOLDER"),
-        (["predict", "s3://x/y"], "s3://x/y: addresses and Parquet files are read with --ray"),
-        (["predict", "x", "--shard", "0"], "argument --shard: invalid"),
+        (["predict", "x"], "the following arguments are required: --output"),
+        (["predict", "x", "--output", "y", "--shard", "0"], "argument --shard: invalid"),
     ],
 )
-def test_command_line_says_what_is_missing(arguments, sentence, monkeypatch, capsys, model) -> None:
+def test_command_line_says_what_is_missing(arguments, sentence, monkeypatch, capsys) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    if arguments[0] == "predict":
-        arguments = [*arguments, "--classifier", str(model)]
-    monkeypatch.setattr(sys, "argv", ["signs", *arguments])
-    with pytest.raises(SystemExit) as end:
-        command_line.main()
-    assert sentence in f"{end.value.code} {capsys.readouterr().err}"
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for module in ("bulk_job", "bulk_work", "shards"):
+        monkeypatch.delitem(sys.modules, f"signs.scale.{module}", raising=False)
+        monkeypatch.delattr(f"signs.scale.{module}", raising=False)
+    parser = argparse.ArgumentParser()
+    bulk.add_arguments(parser)
+    with pytest.raises((SystemExit, UserError)) as end:
+        bulk.run(parser.parse_args(arguments))
+    assert sentence in f"{end.value} {capsys.readouterr().err}"
 
 
 def test_on_one_machine_nobody_else_can_connect(model, photos, tmp_path) -> None:
     """The command starts Ray itself, which listens on the loopback interface alone."""
-    command = [sys.executable, "-m", "signs", "predict", "--ray", "--workers", "2", str(photos)]
+    command = [sys.executable, "-m", "signs", "bulk", "predict", "--workers", "2", str(photos)]
     process = subprocess.Popen(
         [*command, "--classifier", str(model), "--output", "out"],
         cwd=tmp_path,
