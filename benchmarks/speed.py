@@ -71,11 +71,11 @@ def speed() -> None:
 
 def compare_synthesize() -> dict[str, Any]:
     """Synthetic photos, from templates to the zip file, against bare warping and encoding."""
-    from stages import synthesize
+    from signs.synthesis import sets
 
     settings = params.load().synthesize.model_copy(update={"images_per_class": PHOTOS_PER_CLASS})
-    classes = synthesize.all_classes("gtsrb")
-    count = PHOTOS_PER_CLASS * len(classes)
+    content = sets.plan(settings, "gtsrb")["synthetic"]
+    count = PHOTOS_PER_CLASS * len(content.templates)
     # As many small photos as large ones on a logarithmic scale, as the stage renders them.
     low, high = settings.size.low, settings.size.high
     sides = [round(low * (high / low) ** (i / CHUNK)) for i in range(CHUNK)]
@@ -86,7 +86,7 @@ def compare_synthesize() -> dict[str, Any]:
             assert sum(ordered_map(_render_bare, tasks, _one_thread)) == count
 
         def stage() -> None:
-            synthesize.write_archive(Path(folder) / "images.zip", settings, classes)
+            sets.write_archive(Path(folder) / "images.zip", content)
 
         return _compare(bare, stage, count, REPEATS)
 
@@ -101,10 +101,10 @@ def _render_bare(sides: list[int]) -> int:
     import cv2
     import numpy as np
 
-    from signs.synthesis import render
+    from signs.synthesis import svg
 
-    template = render.templates_of("gtsrb")[14][0]
-    tile = render.rasterize(template, 64)[:, :, :3].astype(np.float32)
+    template = svg.templates_of("gtsrb")[14][0]
+    tile = svg.rasterize(template, 64)[:, :, :3].astype(np.float32)
     for side in sides:
         matrix = np.diag([side / 64, side / 64, 1])
         photo = cv2.warpPerspective(tile, matrix, (side, side))
@@ -242,23 +242,26 @@ def compare_train() -> dict[str, Any]:
     import tensorflow as tf
     from dvclive.live import Live
 
-    from stages import train
+    from signs.training.checkpoint import Progress
+    from signs.training.compile import build
+    from signs.training.loop import Training
+    from signs.training.sampler import EpochSampler
 
     tf.config.experimental.enable_op_determinism()  # as the stage does; for both sides
     settings = params.load().train
     recipe = settings.recipe.model_copy(update={"epochs": TRAIN_ROUNDS + 1})
     settings = settings.model_copy(update={settings.network: recipe})
     data = arrays.load()
-    images, targets = train.EpochSampler(data, recipe, settings.seed).draw(0)
-    network = train.build(settings.network, data, recipe)
-    progress = train.Progress()
+    images, targets = EpochSampler(data, recipe, settings.seed).sample(0)
+    network = build(settings.network, data, recipe)
+    progress = Progress()
     with (
         tempfile.TemporaryDirectory() as folder,
         contextlib.chdir(folder),
         Live(dir=str(TRAIN_METRICS), dvcyaml=None, report=None, save_dvc_exp=False) as live,
     ):
-        model = train.build(settings.network, data, recipe)
-        training = train.Training(model, progress, data, settings, Path("state"), live)
+        model = build(settings.network, data, recipe)
+        training = Training(model, progress, data, settings, Path("state"), live)
 
         def bare() -> None:
             network.fit(images, targets, batch_size=recipe.batch_size, shuffle=False, verbose=0)
