@@ -203,7 +203,7 @@ def measure_pipeline() -> dict[str, Any]:
 
 def _copy_tree(copy: Path, dataset: str) -> None:
     """What the stages need in another folder; a photo set that is there is linked."""
-    for name in ("signs", "stages"):
+    for name in ("signs", "stages", "requirements"):
         shutil.copytree(name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     settings = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
     params.assign(settings, {"dataset": dataset})
