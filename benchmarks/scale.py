@@ -3,8 +3,8 @@
     make benchmark-scale                               half an hour on two cores
     make benchmark-scale ARGS="--rounds 1 --workers 1"
 
-predict     `signs predict --ray` against `signs predict`
-preprocess  `signs preprocess` against what the preprocess stage does with photos
+predict     `signs bulk predict` against `signs predict`
+preprocess  `signs bulk preprocess` against what the preprocess stage does with photos
 
 Both sides are whole commands, bound to as many cores as there are workers. More workers than cores
 share the cores: that shows what coordination costs, not what more cores would bring.
@@ -92,16 +92,15 @@ def _compare(
 ) -> dict[str, Any]:
     output = folder / "output"
     model = ["--classifier", str(arguments.classifier)] if work == "predict" else []
-    signs = [sys.executable, "-m", "signs", work, *model]
+    signs = [sys.executable, "-m", "signs"]
 
     def ray(archive: Path) -> list[str]:
-        counts = ["--workers", str(workers), "--shard", str(SHARD)]
-        more = ["--ray"] if work == "predict" else []
-        return [*signs, *more, *counts, "--output", str(output), str(archive)]
+        counts = ["--workers", str(workers), "--shard", str(SHARD), "--output", str(output)]
+        return [*signs, "bulk", work, *model, *counts, str(archive)]
 
     def one_machine(archive: Path) -> list[str]:
         if work == "predict":
-            return [*signs, "--output", str(output), str(archive)]
+            return [*signs, work, *model, "--output", str(output), str(archive)]
         data = str(archive.parent.parent)
         return [sys.executable, "-c", STAGE, data, str(output)]
 
