@@ -36,7 +36,7 @@ def results() -> None:
     only_table = runs.only_table(__doc__)
     listed: dict[str, Any] = yaml.safe_load(LISTED.read_text(encoding="utf-8"))
     rows = {title: runs.row(title, TARGET) for title in listed}
-    # Of the machine that made the rows, so it stays where no row is made anew.
+    # Of the machine that made the rows, so it stays if no row is made again.
     footer = TARGET.read_text(encoding="utf-8").splitlines()[-1] if TARGET.exists() else ""
     for title, experiment in listed.items():
         found = []

@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -119,9 +119,9 @@ def compare_preprocess() -> dict[str, Any]:
     files = dataset.table["file"].tolist()
     tasks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
     with tempfile.TemporaryDirectory() as folder:
-        _copy_tree(Path(folder), name)
-        if name == "synthetic":
-            _link(Path(folder), name)
+        # Synthetic photos that train beside others would count as the time of this photo set.
+        shares = ("train.compact.synthetic_share", "train.compact.auxiliary_outlier_share")
+        _copy_tree(Path(folder), {"dataset": name} | dict.fromkeys(shares, 0.0), name)
         seconds, memory = _run_stage(Path(folder), "preprocess")
 
         def bare() -> None:
@@ -188,7 +188,7 @@ def measure_pipeline() -> dict[str, Any]:
     """Time and peak memory of each stage of the default pipeline, run in a copy of the tree."""
     dataset = params.load().dataset
     with tempfile.TemporaryDirectory() as folder:
-        _copy_tree(Path(folder), dataset)
+        _copy_tree(Path(folder), {}, "" if dataset == "synthetic" else dataset)
         stages = {name: _run_stage(Path(folder), name) for name in pipeline.STAGES}
     return {
         "dataset": dataset,
@@ -201,30 +201,22 @@ def measure_pipeline() -> dict[str, Any]:
     }
 
 
-def _copy_tree(copy: Path, dataset: str) -> None:
-    """What the stages need in another folder; a photo set that is there is linked."""
+def _copy_tree(copy: Path, settings: Mapping[str, Any], photo_set: str) -> None:
+    """What the stages need in another folder, with changed settings and a link to a photo set."""
     for name in ("signs", "stages", "requirements"):
         shutil.copytree(name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    settings = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
-    params.assign(settings, {"dataset": dataset})
-    if dataset != "synthetic":
-        # The synthetic photos that train beside others would count as their time.
-        shares = ("synthetic_share", "auxiliary_outlier_share")
-        params.assign(settings, {f"train.compact.{share}": 0.0 for share in shares})
-    (copy / PARAMS).write_text(yaml.safe_dump(settings), encoding="utf-8")
     shutil.copy("dvc.yaml", copy)
-    (copy / "data").mkdir()
-    (copy / "docs").mkdir()
-    if dataset != "synthetic":
-        _link(copy, dataset)
+    content = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
+    params.assign(content, settings)
+    (copy / PARAMS).write_text(yaml.safe_dump(content), encoding="utf-8")
+    for folder in ("data", "docs"):
+        (copy / folder).mkdir()
+    if photo_set:
+        (copy / DATA / photo_set).symlink_to((DATA / photo_set).resolve())
     # DVCLive wants a repository with a commit.
     for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "benchmark"]):
         identity = ["-c", "user.name=benchmark", "-c", "user.email=benchmark@localhost"]
         subprocess.run(["git", *identity, *command], cwd=copy, check=True)
-
-
-def _link(copy: Path, dataset: str) -> None:
-    (copy / DATA / dataset).symlink_to((DATA / dataset).resolve())
 
 
 def _run_stage(copy: Path, stage: str) -> tuple[float, int]:

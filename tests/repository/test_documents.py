@@ -19,7 +19,3 @@ def test_links_and_targets_exist(path: Path) -> None:
     if path.name != "CHANGELOG.md":  # it names what is gone
         named = re.findall(r"(?:^|`)make ([a-z][a-z-]+)", text, re.M)
         assert [name for name in named if name not in targets] == []
-
-
-def test_readme_is_short() -> None:
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
