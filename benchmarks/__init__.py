@@ -1,1 +1,1 @@
-"""Measurements behind the numbers that README.md and docs/ state."""
+"""Commands that measure the figures in README.md and docs/."""

@@ -5,8 +5,8 @@
 
 Each run is a DVC experiment of its own (`dvc exp show -A` lists them). One that exists for the
 present code and settings is not run again, so an interrupted `make results` goes on where it was.
-The table has the experiment of the present code, else the newest, and says what commit it ran at;
-a row whose experiments are not all in this clone stays as it is.
+The table has the experiment of the present code, else the newest, and says what commit it ran at.
+A row whose experiments are not all in this clone stays as it is.
 """
 
 import json
@@ -19,49 +19,35 @@ from typing import Any
 
 import yaml
 
-from benchmarks import experiments
+from benchmarks import runs
 from signs import machine
 from signs.errors import run_stage
+from signs.files import write_text
 from signs.parallel import cores
 
-EXPERIMENTS = Path(__file__).with_suffix(".yaml")
+LISTED = Path(__file__).with_suffix(".yaml")
+PAGE = Path(__file__).with_suffix(".md")
 TARGET = Path("docs/results.md")
 PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow_cpu")
-HEADER = """# Results on real photos
-
-Made by `make results` from `benchmarks/results.yaml`; each row's experiments are kept as DVC
-experiments. Accuracies are of the test photos, in percent, as mean ± standard deviation over
-the seeds; a seed determines which fold is held out, and the training. *Twins* is the share of
-test photos with a pixel-identical twin in training. *Corrupted* is the accuracy on 200 of them
-in 65 bad conditions. *Strangers refused*, measured with compact, is the share of photos of the
-other set, of classes whose names this one has not, that are "unknown" if 99 % of the test photos
-are not. The row of drawn signs alone has its figures from the photos that it names, which did not
-train. *Images/s* is the training's rate, augmentation included, and *minutes* its time with the
-validation after each epoch; *commit* is what the experiments ran at, with the settings that
-`benchmarks/results.yaml` had there.
-
-| photos, network, split | test photos | twins, % | accuracy | balanced | macro-F1 | top-3 | ECE | \
-corrupted | strangers refused | AUROC | seeds | parameters | minutes | images/s | commit |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
-"""
 
 
 def results() -> None:
-    """Run what is missing, then write the table."""
-    only_table = experiments.only_table(__doc__)
-    listed: dict[str, Any] = yaml.safe_load(EXPERIMENTS.read_text(encoding="utf-8"))
-    rows = {title: experiments.row(title, TARGET) for title in listed}
+    """Run what is missing, then write the page."""
+    only_table = runs.only_table(__doc__)
+    listed: dict[str, Any] = yaml.safe_load(LISTED.read_text(encoding="utf-8"))
+    rows = {title: runs.row(title, TARGET) for title in listed}
+    # Of the machine that made the rows, so it stays if no row is made again.
+    footer = TARGET.read_text(encoding="utf-8").splitlines()[-1] if TARGET.exists() else ""
     for title, experiment in listed.items():
-        runs = []
+        found = []
         for seed in experiment["seeds"]:
             settings = {**experiment["set"], **_seeds(seed)}
-            found = experiments.find(f"{title} {seed}", settings, "evaluate", run=not only_table)
-            runs += [_read(found, experiment.get("measure", "test"))] if found else []
-        if len(runs) == len(experiment["seeds"]):
-            rows[title] = _row(title, runs)
-        TARGET.parent.mkdir(exist_ok=True)
-        text = "\n".join(rows.values())
-        TARGET.write_text(f"{HEADER}{text}\n{_footer()}", encoding="utf-8")
+            reference = runs.find(f"{title} {seed}", settings, "evaluate", run=not only_table)
+            found += [_read(reference, experiment)] if reference else []
+        if len(found) == len(experiment["seeds"]):
+            rows[title], footer = _row(title, found), _footer()
+        page = PAGE.read_text(encoding="utf-8")
+        write_text(TARGET, page.format(rows="\n".join(rows.values()), footer=footer))
     print(TARGET.read_text(encoding="utf-8"))
 
 
@@ -71,32 +57,44 @@ def _seeds(seed: int) -> dict[str, int]:
     return {**fold, "train.seed": seed}
 
 
-def _read(reference: str, measure: str) -> dict[str, Any]:
+def _read(reference: str, experiment: dict[str, Any]) -> dict[str, Any]:
+    """The metrics of one run; what does not apply to it is left out."""
+
     def load(path: str) -> Any:
-        return json.loads(experiments.read(reference, f"metrics/{path}"))
+        return json.loads(runs.read(reference, f"metrics/{path}"))
 
-    twins = load("preprocess/audit.json")["leaks"]["test_percent"]
-    return {
-        **load("evaluate/details.json")[measure],
-        **load("timing.json"),
-        "parameters": load("train/metrics.json")["parameters"],
-        "commit": experiments.commit(reference),
-        **({"twins": twins} if measure == "test" else {}),
-    }
+    part = experiment.get("part", "test")
+    metrics = dict(load("evaluate/details.json")[part])
+    metrics["parameters"] = load("train/metrics.json")["parameters"]
+    metrics["commit"] = runs.commit(reference)
+    if part == "test":
+        metrics["duplicates"] = load("preprocess/audit.json")["leaks"]["test_percent"]
+    if experiment.get("comparable_time", True):
+        metrics |= load("timing.json")
+    return metrics
 
 
-def _row(title: str, runs: list[dict[str, Any]]) -> str:
+def _row(title: str, found: list[dict[str, Any]]) -> str:
+    def over_runs(key: str) -> list[float] | None:
+        return [run[key] for run in found] if all(key in run for run in found) else None
+
     def spread(key: str, scale: float = 100, digits: int = 2) -> str:
-        if any(key not in run for run in runs):
-            return "–"  # not measured yet at that commit
-        values = [scale * run[key] for run in runs]
-        mean = f"{statistics.mean(values):.{digits}f}"
-        return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+        values = over_runs(key)
+        if values is None:
+            return "–"
+        mean = f"{scale * statistics.mean(values):.{digits}f}"
+        if len(values) == 1:
+            return mean
+        return f"{mean} ± {scale * statistics.stdev(values):.{digits}f}"
+
+    def median(key: str, digits: int) -> str:
+        values = over_runs(key)
+        return "–" if values is None else f"{statistics.median(values):.{digits}f}"
 
     cells = [
         title,
         spread("images", 1, 0).split(" ")[0],
-        spread("twins", 1, 1).split(" ")[0],
+        spread("duplicates", 1, 1).split(" ")[0],
         f"**{spread('accuracy')}**",
         spread("balanced_accuracy"),
         spread("macro_f1"),
@@ -105,11 +103,11 @@ def _row(title: str, runs: list[dict[str, Any]]) -> str:
         spread("corrupted_accuracy"),
         spread("ood_rejection_at_99"),
         spread("ood_auroc", 1, 4),
-        str(len(runs)),
-        f"{runs[0]['parameters']:,}",
-        f"{statistics.median(run['minutes'] for run in runs):.1f}",
-        f"{statistics.median(run['images_per_second'] for run in runs):.0f}",
-        ", ".join(sorted({run["commit"] for run in runs})),
+        str(len(found)),
+        f"{found[0]['parameters']:,}",
+        median("minutes", 1),
+        median("images_per_second", 0),
+        ", ".join(sorted({run["commit"] for run in found})),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -122,8 +120,8 @@ def _footer() -> str:
     )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
-        f"\nLast written on: {machine.processor()}, {cores()} cores, {memory:.0f} GB of memory, "
-        f"no GPU; Python {platform.python_version()}, {packages}.\n"
+        f"Last row made on: {machine.processor()}, {cores()} cores, {memory:.0f} GB of memory; "
+        f"Python {platform.python_version()}, {packages}."
     )
 
 

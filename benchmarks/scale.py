@@ -3,16 +3,16 @@
     make benchmark-scale                               half an hour on two cores
     make benchmark-scale ARGS="--rounds 1 --workers 1"
 
-predict     `signs predict --ray` against `signs predict`
-preprocess  `signs preprocess` against what the preprocess stage does with photos
+predict     `signs bulk predict` against `signs predict`
+preprocess  `signs bulk preprocess` against what the preprocess stage does with photos
 
-Both sides are whole commands, bound to as many cores as there are workers. With more workers than
-cores the cores are shared: that shows what coordination costs, not what more cores would bring.
-Needs a classifier, and GTSRB's archive or the drawn photos.
+Both sides are whole commands, bound to as many cores as there are workers. More workers than cores
+share the cores: that shows what coordination costs, not what more cores would bring.
+Needs a classifier, and GTSRB's archive or the synthetic photos.
 
-A command's time is a start, which does not depend on the number of photos, and the photos. So each
-runs with few photos and with many: the rate is that of the difference, the start what remains.
-Figures are medians of rounds, the ratio is the median of the rounds' ratios.
+A command needs time to start, whatever the number of photos, and time for the photos. So each runs
+with few photos and with many. The rate belongs to the difference, and the rest is the start.
+Figures are medians of the rounds; the ratio is the median of the rounds' ratios.
 """
 
 import argparse
@@ -28,13 +28,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from signs.data import layouts
+from benchmarks import photos
 from signs.data.sources import is_photo
 from signs.errors import UserError, run_stage
-from signs.inference.classifier import FOLDER
+from signs.paths import CLASSIFIER
 
 FEW = 8192
-# Of each photo in the archive with many: preparing one takes a tenth of what naming it does.
+# Copies of each photo in the large archive: preparing a photo takes a tenth of a prediction's time.
 COPIES = {"predict": 1, "preprocess": 6}
 SHARD = 2048  # photos; GTSRB gives 20 shards
 STAGE = """
@@ -42,11 +42,10 @@ import sys
 from pathlib import Path
 
 from signs import params
-from signs.data import layouts
-from stages import preprocess
+from signs.data import decode, layouts
 
 dataset = layouts.read("few", Path(sys.argv[1]))
-preprocess.decode_all(dataset, params.load().images, Path(sys.argv[2]))
+decode.decode_all(dataset, params.load().images, Path(sys.argv[2]))
 """
 
 
@@ -56,26 +55,19 @@ def measure() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--work", nargs="+", default=["predict", "preprocess"])
-    parser.add_argument("--classifier", type=Path, default=FOLDER)
+    parser.add_argument("--classifier", type=Path, default=CLASSIFIER)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         for work in arguments.work:
             few, many = _archives(Path(folder) / work, COPIES[work])
             for workers in arguments.workers:
-                found = _compare(work, workers, arguments, Path(folder), few, many)
-                print(json.dumps({"work": work, "workers": workers, **found}), flush=True)
+                figures = _compare(work, workers, arguments, Path(folder), few, many)
+                print(json.dumps({"work": work, "workers": workers, **figures}), flush=True)
 
 
 def _archives(folder: Path, copies: int) -> tuple[tuple[Path, int], tuple[Path, int]]:
     """Archives with few and with all photos of a set, and how many photos they hold."""
-    candidates = [
-        layouts.DATA / "gtsrb" / layouts.GTSRB_TRAINING,
-        layouts.DATA / "synthetic/images.zip",
-    ]
-    path = next((path for path in candidates if path.exists()), None)
-    if path is None:
-        raise UserError("There is no archive of photos under data/; run `dvc repro synthesize`.")
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(photos.archive()) as archive:
         members = [name for name in archive.namelist() if is_photo(name)]
         result = []
         for size, chosen in (("few", members[:FEW]), ("many", members * copies)):
@@ -100,16 +92,15 @@ def _compare(
 ) -> dict[str, Any]:
     output = folder / "output"
     model = ["--classifier", str(arguments.classifier)] if work == "predict" else []
-    signs = [sys.executable, "-m", "signs", work, *model]
+    signs = [sys.executable, "-m", "signs"]
 
     def ray(archive: Path) -> list[str]:
-        counts = ["--workers", str(workers), "--shard", str(SHARD)]
-        more = ["--ray"] if work == "predict" else []
-        return [*signs, *more, *counts, "--output", str(output), str(archive)]
+        counts = ["--workers", str(workers), "--shard", str(SHARD), "--output", str(output)]
+        return [*signs, "bulk", work, *model, *counts, str(archive)]
 
     def one_machine(archive: Path) -> list[str]:
         if work == "predict":
-            return [*signs, "--output", str(output), str(archive)]
+            return [*signs, work, *model, "--output", str(output), str(archive)]
         data = str(archive.parent.parent)
         return [sys.executable, "-c", STAGE, data, str(output)]
 

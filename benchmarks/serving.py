@@ -9,8 +9,8 @@ bare      uvicorn, Starlette and ONNX Runtime, the compact network, as many work
 ours      `bentoml serve`, photos as bodies
 form      the same, photos as fields of a form
 
-Needs what `make` leaves in models/ and data/synthetic, and wrk (Debian: apt install wrk). In each
-round all take turns; figures are medians of the rounds. wrk takes its share of the same cores.
+Needs what `make` leaves in models/ and data/synthetic, and wrk (Debian: apt install wrk). All
+take turns in each round; figures are medians of the rounds. wrk runs on the same cores.
 """
 
 import argparse
@@ -24,7 +24,6 @@ import sys
 import tempfile
 import time
 import urllib.request
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,19 +31,21 @@ from typing import Any
 
 import psutil
 
+from benchmarks import photos
 from signs.errors import UserError, run_stage
-from signs.inference import classifier
+from signs.inference.classifier import MODEL
 from signs.parallel import cores
+from signs.paths import CLASSIFIER, DATA
 
-PHOTOS = Path("data/synthetic/images.zip")
+PHOTOS = DATA / "synthetic/images.zip"
 PHOTO_COUNT = 200
-# A sign on a photo of a camera, as it is sent: neither the least nor the largest.
+# Of medium size, as a camera's photo of a sign is: neither the smallest nor the largest.
 SIDES = range(40, 100)
 CONCURRENCIES = (1, 8, 32)
 ROUNDS = 3
-# Which worker takes a connection is chance: several short runs, each with new ones, even that out.
+# Chance decides which worker gets a connection. Several short runs with new ones average it.
 RUNS, SECONDS = 3, 2
-# Of one process that takes long, a short run would see hardly an answer.
+# A slow server would hardly answer once in a short run.
 SLOW_RUNS, SLOW_SECONDS = 1, 10
 WARM_UP_SECONDS = 2
 START_SECONDS = 120
@@ -111,9 +112,9 @@ def serving() -> None:
     chosen = list(CONTENDERS) if "all" in arguments.which else arguments.which
     figures: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
     with tempfile.TemporaryDirectory() as folder:
-        photos = _photos()
+        sent = _photos()
         for form in (False, True):
-            _write_requests(Path(folder), photos, form)
+            _write_requests(Path(folder), sent, form)
         for number in range(arguments.rounds):
             for name in chosen:
                 print(f"round {number + 1} of {arguments.rounds}: {name}", file=sys.stderr)
@@ -122,13 +123,13 @@ def serving() -> None:
         name: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
         for name, runs in figures.items()
     }
-    print(json.dumps({"photos": len(photos), "cores": cores(), **medians}, indent=2))
+    print(json.dumps({"photos": len(sent), "cores": cores(), **medians}, indent=2))
     if "ours" in medians:
         print(json.dumps({"ours against": _ratios(medians)}, indent=2))
 
 
 def _ratios(medians: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Of `ours` to each other; below 1 is good for times and memory, above 1 for requests/s."""
+    """Of `ours` to each other: below 1 is good for times and memory, above 1 for requests/s."""
     ours = medians["ours"]
     return {
         name: {key: round(ours[key] / value, 3) for key, value in other.items() if value}
@@ -138,24 +139,13 @@ def _ratios(medians: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]
 
 
 def _photos() -> list[bytes]:
-    """Drawn photos, as the synthesize stage left them."""
-    import cv2
-    import numpy as np
-
-    if not PHOTOS.exists() or not (classifier.FOLDER / classifier.MODEL).exists():
-        raise UserError(f"{PHOTOS} or {classifier.FOLDER} is missing; `make` makes both.")
-    found: list[bytes] = []
-    with zipfile.ZipFile(PHOTOS) as archive:
-        names = sorted(name for name in archive.namelist() if not name.endswith(("/", ".csv")))
-        for name in names[:: max(1, len(names) // (20 * PHOTO_COUNT))]:
-            content = archive.read(name)
-            decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-            if decoded is not None and decoded.shape[0] in SIDES and len(found) < PHOTO_COUNT:
-                found.append(content)
-    return found
+    """Synthetic photos, as the synthesize stage wrote them."""
+    if not PHOTOS.exists() or not (CLASSIFIER / MODEL).exists():
+        raise UserError(f"{PHOTOS} or {CLASSIFIER} is missing; `make` makes both.")
+    return photos.of_sides(PHOTOS, SIDES, PHOTO_COUNT)
 
 
-def _write_requests(folder: Path, photos: list[bytes], form: bool) -> None:
+def _write_requests(folder: Path, sent: list[bytes], form: bool) -> None:
     """The bodies to send, one file each, and the script that makes wrk send them in turn."""
     bodies = folder / f"bodies-{form}"
     bodies.mkdir()
@@ -163,11 +153,11 @@ def _write_requests(folder: Path, photos: list[bytes], form: bool) -> None:
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="sign.jpg"\r\n'
         "Content-Type: image/jpeg\r\n\r\n"
     ).encode()
-    for number, photo in enumerate(photos, 1):
+    for number, photo in enumerate(sent, 1):
         body = head + photo + f"\r\n--{BOUNDARY}--\r\n".encode() if form else photo
         (bodies / str(number)).write_bytes(body)
     kind = f"multipart/form-data; boundary={BOUNDARY}" if form else "image/jpeg"
-    script = SCRIPT % {"count": len(photos), "folder": bodies, "kind": kind}
+    script = SCRIPT % {"count": len(sent), "folder": bodies, "kind": kind}
     (folder / f"{form}.lua").write_text(script, encoding="utf-8")
 
 
@@ -208,7 +198,7 @@ def _running(contender: Contender, folder: Path) -> Iterator[tuple[str, "subproc
         port = probe.getsockname()[1]
     environment = os.environ | {
         "BENTOML_HOME": str(folder / "bentoml"),
-        "CLASSIFIER": str(ROOT / classifier.FOLDER),
+        "CLASSIFIER": str(ROOT / CLASSIFIER),
         "PORT": str(port),
         "PYTHONPATH": str(ROOT),
     }
@@ -261,7 +251,7 @@ def _processor_seconds(process: "subprocess.Popen[bytes]") -> float:
 
 
 def _memory(process: "subprocess.Popen[bytes]") -> float:
-    """What shared pages come to, each counted once (PSS), in bytes."""
+    """Bytes of memory; pages that processes share count once (PSS)."""
     return float(sum(p.memory_full_info().pss for p in _family(process)))
 
 

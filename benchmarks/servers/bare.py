@@ -17,15 +17,15 @@ classifier.logits(np.zeros((1, *classifier.input_shape), np.uint8))
 
 
 async def predict(request: Request) -> Response:
-    """The least answer: class and its probability."""
+    """Class and its probability, nothing else."""
     photo = images.decode(await request.body())
     row = classifier.probabilities(classifier.prepare([photo]))[0]
     best = int(row.argmax())
-    about = classifier.metadata
+    metadata = classifier.metadata
     return JSONResponse(
         {
-            "prediction": about.class_ids[best],
-            "name": about.names[best],
+            "prediction": metadata.class_ids[best],
+            "name": metadata.names[best],
             "confidence": float(row[best]),
         }
     )

@@ -1,6 +1,6 @@
 """The original project's way: Flask, a form, its network, `model.predict` for each photo.
 
-Its network is not trained here: that makes no difference to the time it takes.
+The network is not trained: its speed does not depend on its weights.
 """
 
 import os
@@ -23,8 +23,8 @@ def predict() -> Response:
     content = np.frombuffer(request.files["image"].read(), np.uint8)
     photo = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE)
     assert photo is not None
-    evened = cv2.equalizeHist(cv2.resize(photo, (100, 100)))
-    row = model.predict(evened[None, ..., None].astype(np.float32), verbose=0)[0]
+    equalized = cv2.equalizeHist(cv2.resize(photo, (100, 100)))
+    row = model.predict(equalized[None, ..., None].astype(np.float32), verbose=0)[0]
     return jsonify(prediction=int(row.argmax()), confidence=float(row.max()))
 
 

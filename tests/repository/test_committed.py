@@ -1,6 +1,6 @@
-"""What the repository may hold: .ci/check_files.py on all that is committed, and on what is unfit.
+"""What the repository may hold: .ci/check_files.py on committed and on unfit files; line ends.
 
-What is planted here is put together from pieces, or this file would be unfit itself.
+The unfit content is put together from pieces, or this file would be unfit itself.
 """
 
 import base64
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+needs_checkout = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
 INDEX = "https" + "://packages.example"
 DIGEST = hashlib.sha512(b"sign").digest()
 HEX, BASE64 = DIGEST.hex()[:40], base64.b64encode(DIGEST).decode()
@@ -52,44 +53,49 @@ FIT = {
 }
 
 
-def check(folder: Path) -> "subprocess.CompletedProcess[str]":
-    """The check of all files that git tracks there."""
-    git = ["git", "-c", f"safe.directory={folder}", "ls-files", "-z"]
-    listed = subprocess.check_output(git, cwd=folder, text=True).split("\0")[:-1]
+def git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-c", f"safe.directory={folder}", *arguments]
+    return subprocess.check_output(command, cwd=folder, text=True)
+
+
+def check(folder: Path) -> tuple[int, str]:
+    """Exit status and words of the check of all files that git tracks there."""
+    listed = git(folder, "ls-files", "-z").split("\0")[:-1]
     assert listed
-    return subprocess.run(
-        [sys.executable, ROOT / ".ci/check_files.py", *listed],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, ROOT / ".ci/check_files.py", *listed]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
 
 
 def commit(folder: Path, files: dict[str, str]) -> None:
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(content + "\n")
-    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
-    subprocess.run(["git", "add", "."], cwd=folder, check=True)
+    git(folder, "init", "--quiet")
+    git(folder, "add", ".")
 
 
+@needs_checkout
 def test_committed_files_are_fit_to_publish() -> None:
-    if not (ROOT / ".git").exists():
-        pytest.skip("not a git checkout")
-    result = check(ROOT)
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert check(ROOT) == (0, "")
+
+
+@needs_checkout
+def test_line_ends_are_those_of_unix_whatever_git_is_told(tmp_path: Path) -> None:
+    git(ROOT, "clone", "--quiet", "-c", "core.autocrlf=true", str(ROOT), str(tmp_path / "clone"))
+    listed = git(tmp_path / "clone", "ls-files", "--eol").splitlines()
+    assert any("w/lf" in line for line in listed)
+    assert not [line for line in listed if "w/crlf" in line or "w/mixed" in line]
 
 
 def test_unfit_files_are_refused(tmp_path: Path) -> None:
     commit(tmp_path, {name: content for name, (content, _) in UNFIT.items()})
-    result = check(tmp_path)
-    assert result.returncode == 1
+    status, said = check(tmp_path)
+    assert status == 1
     for name, (_, message) in UNFIT.items():
-        assert re.search(rf"^{re.escape(name)}: .*{re.escape(message)}", result.stdout, re.M), name
+        assert re.search(rf"^{re.escape(name)}: .*{re.escape(message)}", said, re.M), name
 
 
 def test_what_only_looks_unfit_is_accepted(tmp_path: Path) -> None:
     commit(tmp_path, FIT)
-    result = check(tmp_path)
-    assert (result.returncode, result.stdout) == (0, ""), result.stderr
+    assert check(tmp_path) == (0, "")
