@@ -1,8 +1,8 @@
 """The command `signs`: a table of sub-commands, each of them a module.
 
-Only the module of the chosen one is imported, since some need TensorFlow, Ray or an environment
-of their own. A module has `add_arguments(parser)` and `run(arguments)`, which returns the exit
-status; its docstring is the long help.
+Only the module of the chosen one is imported: each needs other packages, some an environment of
+their own. A module has `run(arguments)`, which returns the exit status, and `add_arguments(parser)`
+if it takes any; its docstring is the long help.
 """
 
 import argparse
@@ -44,10 +44,6 @@ def main() -> None:
         sys.exit(arguments.run(arguments))
     except UserError as error:
         sys.exit(f"ERROR: {error}")
-    except ModuleNotFoundError as error:
-        if error.name not in ("pyarrow", "ray"):
-            raise
-        sys.exit("ERROR: this command needs Ray, which is not installed: `make setup-ray`.")
     except BrokenPipeError:
         # What is still buffered has nowhere to go; closing would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -78,6 +74,7 @@ def _parser(chosen: list[str]) -> argparse.ArgumentParser:
         if name in chosen:
             module = importlib.import_module(module_name)
             command.description = module.__doc__
-            module.add_arguments(command)
+            if hasattr(module, "add_arguments"):
+                module.add_arguments(command)
             command.set_defaults(run=module.run)
     return parser

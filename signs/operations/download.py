@@ -27,10 +27,6 @@ TARGET = paths.DATA / "signs"
 _OPTIONS = ["core.autocrlf=false", "http.lowSpeedLimit=1000", "http.lowSpeedTime=60"]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Take no arguments."""
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Download, and say whether that was needed."""
     print(f"{TARGET} is " + ("complete." if download() else "already complete."))

@@ -26,10 +26,6 @@ Lock = dict[str, Any]
 Metrics = dict[str, float]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Take no arguments."""
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Run the pipeline in a clone and compare.
 

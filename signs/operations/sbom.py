@@ -42,10 +42,6 @@ WANTED_BY = re.compile(r"^    # (?:via|  ) *(\S.*)$", re.MULTILINE)
 Component = dict[str, Any]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Take no arguments."""
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Write the document.
 

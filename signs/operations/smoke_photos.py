@@ -27,10 +27,6 @@ TRIED = 5
 KEYS = ("prediction", "name", "confidence", "known")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Take no arguments."""
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Choose the photos and write them.
 
@@ -60,8 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
             break
     if not chosen:
         raise UserError("The classifier recognizes none of the test photos that were tried.")
-    content = {"model": classifier.metadata.version, "photos": chosen}
-    files.write_json(TARGET / "answers.json", content)
+    document = {"model": classifier.metadata.version, "photos": chosen}
+    files.write_json(TARGET / "answers.json", document)
     print(f"{len(chosen)} photos with their predictions are in {TARGET}.")
     return 0
 

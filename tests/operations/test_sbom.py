@@ -16,6 +16,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from signs.inference import classifier
 from signs.operations import sbom
 from signs.params import ImageSettings
+from signs.paths import CLASSIFIER
 
 ROOT = Path(__file__).parents[2]
 LOCK = (ROOT / "requirements/service.txt").read_text()
@@ -23,27 +24,31 @@ MODEL = b"an ONNX file"
 
 
 def write(folder: Path, model: bytes | None = MODEL) -> "subprocess.CompletedProcess[str]":
-    """The command, in a project of that folder."""
+    """Run the command in a project of that folder."""
     (folder / "requirements").mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "requirements/service.txt", folder / "requirements")
     if model is not None:
-        classifier.write(
-            folder / classifier.FOLDER,
-            model=model,
+        digest = hashlib.sha256(model).hexdigest()
+        metadata = classifier.Metadata(
+            version=digest[:12],
+            sha256=digest,
             class_ids=[0, 1],
             names=["Stop", "Yield"],
-            settings=ImageSettings(size=16, color="rgb", contrast="none", margin=0.0),
+            images=ImageSettings(size=16, color="rgb", contrast="none", margin=0.0),
             temperature=1.0,
             threshold=0.9,
             energy_threshold=2.0,
             provenance={"commit": "c0ffee", "dataset": "colors", "data": "d1f"},
         )
+        (folder / CLASSIFIER).mkdir(parents=True)
+        (folder / CLASSIFIER / classifier.MODEL).write_bytes(model)
+        (folder / CLASSIFIER / classifier.METADATA).write_text(metadata.model_dump_json())
     return run(folder)
 
 
 def run(folder: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "signs.operations.sbom"],
+        [sys.executable, "-m", "signs", "sbom"],
         cwd=folder,
         env={"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -63,9 +68,8 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def document(text: str) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(text)
-    return document
+def document(text: str) -> Any:
+    return json.loads(text)
 
 
 def components(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -130,7 +134,7 @@ def test_the_classifier_is_a_component(document: dict[str, Any]) -> None:
 
 def test_without_a_classifier_it_says_so(tmp_path: Path) -> None:
     made = write(tmp_path, model=None)
-    assert "no classifier: models/classifier has none" in made.stdout
+    assert "no classifier in models/classifier" in made.stdout
     document = json.loads((tmp_path / sbom.TARGET).read_text())
     assert {component["type"] for component in document["components"]} == {"library"}
 
@@ -138,11 +142,11 @@ def test_without_a_classifier_it_says_so(tmp_path: Path) -> None:
 def test_a_damaged_classifier_is_refused(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / sbom.TARGET).unlink()
-    (tmp_path / classifier.FOLDER / classifier.MODEL).write_bytes(MODEL[:-1])
+    (tmp_path / CLASSIFIER / classifier.MODEL).write_bytes(MODEL[:-1])
     made = run(tmp_path)
     assert made.returncode == 1
-    assert made.stderr.startswith("ERROR: models/classifier/model.onnx is not the one")
-    (tmp_path / classifier.FOLDER / classifier.METADATA).write_text("{}")
+    assert made.stderr.startswith("ERROR: models/classifier/model.onnx is not the file")
+    (tmp_path / CLASSIFIER / classifier.METADATA).write_text("{}")
     assert run(tmp_path).stderr.startswith("ERROR: models/classifier/classifier.json cannot be")
     assert not (tmp_path / sbom.TARGET).exists()
 

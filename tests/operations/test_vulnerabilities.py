@@ -1,4 +1,4 @@
-"""`make audit`: the real pip-audit, and a stand-in for the service that it asks."""
+"""`make vulnerabilities`: the real pip-audit, and a stand-in for the service that it asks."""
 
 import json
 import shutil
@@ -19,27 +19,25 @@ KNOWN = {
     "summary": "Anybody can have everything installed",
     "affected": [{"package": {"name": "uv", "ecosystem": "PyPI"}, "versions": []}],
 }
-# The first run fetches pip-audit.
-pytestmark = pytest.mark.timeout(300)
+# The first run downloads pip-audit.
+pytestmark = [pytest.mark.network, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A project with two locks."""
     (tmp_path / "requirements").mkdir()
-    (tmp_path / "signs").mkdir()
-    for name in ("__init__.py", "errors.py", "vulnerabilities.py"):
-        shutil.copy(ROOT / "signs" / name, tmp_path / "signs")
-    for name in ("uv.txt", "audit.txt", "accepted.toml"):
+    (tmp_path / "signs").symlink_to(ROOT / "signs")
+    for name in ("uv.txt", "security.txt", "accepted.toml"):
         shutil.copy(ROOT / "requirements" / name, tmp_path / "requirements")
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / ".venv").symlink_to(Path(sys.prefix))
     return tmp_path
 
 
-def audit(folder: Path, address: str, service: str = "osv") -> "subprocess.CompletedProcess[str]":
+def check(folder: Path, address: str, service: str = "osv") -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        ["make", "-o", "setup", "audit", f"ARGS=-s {service} --osv-url {address}"],
+        ["make", "-o", "setup", "vulnerabilities", f"ARGS=-s {service} --osv-url {address}"],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -96,11 +94,11 @@ def test_asks_about_every_lock(folder: Path, service: Service, address: str) -> 
     # Another version than in uv.txt, which pip-audit takes in no file beside it.
     older = "uv==0.0.1 \\\n    --hash=sha256:" + 64 * "0"
     (folder / "requirements/older.txt").write_text(older)
-    found = audit(folder, address)
+    found = check(folder, address)
     assert found.returncode == 0, found.stderr
     assert found.stdout.splitlines() == [
         f"requirements/{name}.txt: No known vulnerabilities found"
-        for name in ("audit", "older", "uv")
+        for name in ("older", "security", "uv")
     ]
     assert {"uv", "pip-audit", "requests"} <= service.asked
 
@@ -109,7 +107,7 @@ def test_shows_what_is_known_unless_it_is_accepted(
     folder: Path, service: Service, address: str
 ) -> None:
     service.vulnerable["uv"] = KNOWN
-    found = audit(folder, address)
+    found = check(folder, address)
     assert found.returncode != 0
     assert "uv.txt: Found 1 known vulnerability in 1 package" in found.stdout
     (line,) = (line for line in found.stdout.splitlines() if line.startswith("uv "))
@@ -117,13 +115,13 @@ def test_shows_what_is_known_unless_it_is_accepted(
 
     accepted = folder / "requirements/accepted.toml"
     accepted.write_text('[CVE-2030-12345]\nuntil = 2999-12-31\nreason = "we like it"\n')
-    found = audit(folder, address)
+    found = check(folder, address)
     assert found.returncode == 0, found.stderr
     assert "Accepted until 2999-12-31: CVE-2030-12345: we like it" in found.stdout
     assert "1 ignored" in found.stdout
 
     accepted.write_text(accepted.read_text().replace("2999", "2020"))
-    found = audit(folder, address)
+    found = check(folder, address)
     assert found.returncode != 0
     assert "No longer accepted: CVE-2030-12345" in found.stdout
     assert "uv " in found.stdout
@@ -131,7 +129,7 @@ def test_shows_what_is_known_unless_it_is_accepted(
 
 def test_says_in_one_sentence_what_it_could_not_ask(folder: Path) -> None:
     assert "could not be checked, so nothing is known" in _error(
-        audit(folder, "http://127.0.0.1:9/")
+        check(folder, "http://127.0.0.1:9/")
     )
     (folder / "requirements/accepted.toml").write_text('[CVE-2030-12345]\nuntil = "soon"\n')
     assert "accepted.toml cannot be used" in _error(audit(folder, "http://127.0.0.1:9/"))
