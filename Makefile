@@ -166,13 +166,13 @@ drift: setup  ## Compare a day of predictions with those of the validation photo
 	@$(call isolated,drift) -m signs drift $(ARGS)
 
 ##@ Develop
-.PHONY: test test-network jenkins-test cluster-test lint format hooks lock vulnerabilities
+.PHONY: test network-test jenkins-test cluster-test lint format hooks lock vulnerabilities
 
 # Two at a time, as many of them wait; -n 0 to debug one.
 test: setup-dev  ## Run the tests
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
-test-network: setup-dev  ## Run the tests that download packages
+network-test: setup-dev  ## Run the tests that download packages
 	@$(BIN)/python -m pytest -m network $(ARGS)
 
 jenkins-test: setup-dev  ## Execute the Jenkinsfile: images, deployments, a quarter of an hour

@@ -206,9 +206,8 @@ def _check_recall(correct: Bools, before: Bools, test: TestSet, limits: params.G
     if drops.empty:
         return Check("recall", f"no class has {limits.min_class_photos} photos", "", passed=True)
     drop = max(0.0, float(drops.max()))
-    found = (
-        f"{test.names[drops.index[int(drops.argmax())]]} loses {drop:.1%}" if drop else "no class loses"
-    )
+    worst = test.names[drops.index[int(drops.argmax())]]
+    found = f"{worst} loses {drop:.1%}" if drop else "no class loses"
     allowed = f"{limits.max_recall_drop:.1%} a class"
     return Check("recall", found, allowed, drop <= limits.max_recall_drop)
 

@@ -132,7 +132,7 @@ def test_says_in_one_sentence_what_it_could_not_ask(folder: Path) -> None:
         check(folder, "http://127.0.0.1:9/")
     )
     (folder / "requirements/accepted.toml").write_text('[CVE-2030-12345]\nuntil = "soon"\n')
-    assert "accepted.toml cannot be used" in _error(audit(folder, "http://127.0.0.1:9/"))
+    assert "accepted.toml cannot be used" in _error(check(folder, "http://127.0.0.1:9/"))
 
 
 def _error(result: "subprocess.CompletedProcess[str]") -> str:
@@ -156,5 +156,5 @@ def test_what_the_service_does_not_know_is_no_pass(
     )
     monkeypatch.setenv("PYTHONPATH", str(folder))
     monkeypatch.setenv("PIP_CACHE_DIR", str(folder))
-    assert "not found on PyPI" in _error(audit(folder, "http://unused", service="pypi"))
+    assert "not found on PyPI" in _error(check(folder, "http://unused", service="pypi"))
     assert any(path.startswith("/pypi/") for path in service.asked)
