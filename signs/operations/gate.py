@@ -16,18 +16,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy.stats import binomtest
 
-from signs import files, params, paths, progress
+from signs import files, params, paths
 from signs.commands import commit_of, deployed_commit
 from signs.data import arrays, images, layouts, splits
 from signs.errors import UserError
 from signs.evaluation import calibration
 from signs.inference import revisions
 from signs.inference.classifier import MODEL, Classifier
+from signs.inference.tables import predict_table, predictions_of
 
 VERDICT, TEXT = Path("gate.json"), Path("gate.md")
 BATCH = 256
@@ -37,8 +36,6 @@ OTHER_PHOTOS = (
     "The test photos are not those of the champion's own evaluation. It was evaluated on them now, "
     "and may have trained on some of them."
 )
-
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -53,25 +50,11 @@ class Check:
 
 @dataclass(frozen=True)
 class TestSet:
-    """The photos that decide: data set, rows of its table, their class ids, and all names."""
+    """The photos that decide: their folder, one row each, and the names of the classes."""
 
-    dataset: str
+    folder: Path
     table: pd.DataFrame
-    class_ids: npt.NDArray[np.intp]
     names: dict[int, str]
-
-    def decode(self, table: pd.DataFrame) -> tuple[list[images.Image], list[images.Region | None]]:
-        """The photos and regions of some rows of the table."""
-        reader = layouts.Reader(paths.DATA / self.dataset)
-        return [images.decode(reader.read(file)) for file in table["file"]], layouts.regions(table)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a classifier says of the test photos: whether it is correct, and how confident."""
-
-    correct: Bools
-    confidence: npt.NDArray[np.float64]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,16 +79,18 @@ def run(arguments: argparse.Namespace) -> int:
     if challenger.metadata.provenance["data"] != data.digest:
         raise UserError(f"{paths.CLASSIFIER} was trained on other data; run `dvc repro` first.")
     champion = None if revision == "none" else revisions.classifier_of(revision)
-    table = data.samples[data.samples["split"] == splits.TEST]
-    names = dict(zip(data.labels["ClassId"], data.labels["Name"], strict=True))
-    test = TestSet(data.dataset, table, np.array(list(names))[table["label"]], names)
+    test = TestSet(
+        folder=paths.DATA / data.dataset,
+        table=data.samples[data.samples["split"] == splits.TEST],
+        names=dict(zip(data.labels["ClassId"], data.labels["Name"], strict=True)),
+    )
     checks, notes = _judge(challenger, champion, test, settings)
     verdict = {
         "passed": all(check.passed for check in checks),
         "challenger": challenger.metadata.version,
         "champion": champion.metadata.version if champion else None,
         "champion_revision": revision,
-        "test_photos": len(table),
+        "test_photos": len(test.table),
         "notes": notes,
         "checks": [asdict(check) for check in checks],
     }
@@ -121,18 +106,18 @@ def _judge(
 ) -> tuple[list[Check], list[str]]:
     """All checks, and notes for whoever reads them."""
     limits = settings.gate
-    result = _evaluate(challenger, test)
+    now = _predict(challenger, test)
     checks = [
         *_check_data(settings.preprocess.max_problems),
-        _check_calibration(result, limits.max_ece),
+        _check_calibration(now, limits.max_ece),
         _check_size(limits.max_model_mb),
     ]
     if champion is None:
         return checks, ["There is no champion to compare with."]
-    before = _evaluate(champion, test)
+    before = _predict(champion, test)
     checks += [
-        _check_accuracy(result.correct, before.correct, limits.significance),
-        _check_recall(result.correct, before.correct, test, limits),
+        _check_accuracy(now["correct"], before["correct"], limits.significance),
+        _check_recall(now, before, test.names, limits),
         _check_time(challenger, champion, test, limits.max_latency_ratio),
     ]
     return checks, [] if _origin(champion) == _origin(challenger) else [OTHER_PHOTOS]
@@ -144,17 +129,13 @@ def _origin(classifier: Classifier) -> tuple[object, ...]:
     return provenance["data"], provenance["params"]["split"]
 
 
-def _evaluate(classifier: Classifier, test: TestSet) -> Result:
-    """Predict the test photos from their files."""
-    parts = []
-    with progress.bar(len(test.table), classifier.metadata.version, " photos") as bar:
-        for start in range(0, len(test.table), BATCH):
-            photos, regions = test.decode(test.table.iloc[start : start + BATCH])
-            parts.append(classifier.logits(classifier.prepare(photos, regions)))
-            bar.update(len(photos))
-    probabilities, _ = classifier.classify(np.concatenate(parts))
-    predicted = np.array(classifier.metadata.class_ids)[probabilities.argmax(axis=1)]
-    return Result(predicted == test.class_ids, probabilities.max(axis=1))
+def _predict(classifier: Classifier, test: TestSet) -> pd.DataFrame:
+    """One row for each test photo: class_id, correct (whether that is predicted), confidence."""
+    rows, logits = predict_table(classifier, test.folder, test.table, BATCH)
+    predicted = predictions_of(classifier, logits)
+    predicted["class_id"] = rows["class_id"].to_numpy()
+    predicted["correct"] = predicted["prediction"] == predicted["class_id"]
+    return predicted
 
 
 def _check_data(max_problems: float) -> list[Check]:
@@ -173,8 +154,9 @@ def _check_data(max_problems: float) -> list[Check]:
     ]
 
 
-def _check_calibration(result: Result, limit: float) -> Check:
-    ece = calibration.expected_calibration_error(result.confidence, result.correct)
+def _check_calibration(now: pd.DataFrame, limit: float) -> Check:
+    confidence, correct = now["confidence"].to_numpy(), now["correct"].to_numpy()
+    ece = calibration.expected_calibration_error(confidence, correct)
     return Check("calibration", f"ECE {ece:.4f}", f"{limit:g}", bool(ece <= limit))
 
 
@@ -183,7 +165,9 @@ def _check_size(limit: float) -> Check:
     return Check("size", f"{megabytes:.2f} MB", f"{limit:g} MB", megabytes <= limit)
 
 
-def _check_accuracy(correct: Bools, before: Bools, significance: float) -> Check:
+def _check_accuracy(
+    correct: "pd.Series[bool]", before: "pd.Series[bool]", significance: float
+) -> Check:
     """McNemar's test, exact and one-sided: may chance alone explain that it makes more mistakes?
 
     Q. McNemar, "Note on the sampling error of the difference between correlated proportions or
@@ -198,15 +182,17 @@ def _check_accuracy(correct: Bools, before: Bools, significance: float) -> Check
     return Check("accuracy", found, f"p at least {significance:g}", bool(p >= significance))
 
 
-def _check_recall(correct: Bools, before: Bools, test: TestSet, limits: params.Gate) -> Check:
+def _check_recall(
+    now: pd.DataFrame, before: pd.DataFrame, names: dict[int, str], limits: params.Gate
+) -> Check:
     """The class that loses most."""
-    table = pd.DataFrame({"drop": before.astype(float) - correct, "class_id": test.class_ids})
-    classes = table.groupby("class_id")["drop"].agg(["mean", "size"])
-    drops = classes["mean"][classes["size"] >= limits.min_class_photos]
+    photos = now.groupby("class_id").size()
+    recall, recall_before = (t.groupby("class_id")["correct"].mean() for t in (now, before))
+    drops = (recall_before - recall)[photos >= limits.min_class_photos]
     if drops.empty:
         return Check("recall", f"no class has {limits.min_class_photos} photos", "", passed=True)
     drop = max(0.0, float(drops.max()))
-    worst = test.names[drops.index[int(drops.argmax())]]
+    worst = names[drops.index[int(drops.argmax())]]
     found = f"{worst} loses {drop:.1%}" if drop else "no class loses"
     allowed = f"{limits.max_recall_drop:.1%} a class"
     return Check("recall", found, allowed, drop <= limits.max_recall_drop)
@@ -214,12 +200,12 @@ def _check_recall(correct: Bools, before: Bools, test: TestSet, limits: params.G
 
 def _check_time(challenger: Classifier, champion: Classifier, test: TestSet, limit: float) -> Check:
     """Time for one photo that is decoded already; the two take turns."""
-    photos, regions = test.decode(
-        test.table.sample(min(TIMED_PHOTOS, len(test.table)), random_state=0)
-    )
+    table = test.table.sample(min(TIMED_PHOTOS, len(test.table)), random_state=0)
+    reader = layouts.Reader(test.folder)
     ratios = []
-    for photo, region in zip(photos, regions, strict=True):
-        one, other = (_seconds(c, photo, region) for c in (challenger, champion))
+    for file, region in zip(table["file"], layouts.regions(table), strict=True):
+        photo = images.decode(reader.read(file))
+        one, other = (_seconds(model, photo, region) for model in (challenger, champion))
         ratios.append(one / other)
     ratio = statistics.median(ratios)
     return Check("time for a photo", f"{ratio:.2f} of the champion's", f"{limit:g}", ratio <= limit)
