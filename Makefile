@@ -16,6 +16,11 @@ BIN := $(VENV)/bin
 # For what needs no package, on machines that only build and deploy.
 PLAIN_PYTHON = $(or $(PYTHON),$(wildcard $(BIN)/python),python3)
 SETUP := sh requirements/setup.sh
+# Runs Python with the packages of one lock, whatever .venv has: make calls it with its name.
+isolated = $(BIN)/uv run --isolated --no-project --python $(BIN)/python \
+	--with-requirements requirements/$(1).txt python
+# Results that are committed and that a run of the pipeline makes anew.
+RESULTS := dvc.lock docs/model_card.md metrics
 
 export PYTHON
 export VENV
@@ -29,13 +34,13 @@ unexport PYTHONDONTWRITEBYTECODE
 # Columns of `make experiments` that seldom decide; those that do not differ are left out, too.
 HIDDEN_COLUMNS := .*/|^(Created|State|Executor|accuracy_low|accuracy_high|log_loss|top3_accuracy|ece_uncalibrated|images_per_second|train\.loss|train\.accuracy|validation\..*|learning_rate|step|processor)$$
 
-# The sweep of `make sweep`; trials side by side in DVC's queue.
+# The sweep of `make sweep`, and how many experiments `make queue` runs side by side.
 SWEEP = sweeps/signs.yaml
 JOBS = 1
 
 ##@ Run
 .PHONY: pipeline data experiments queue sweep sweep-promote
-.PHONY: benchmark benchmark-serving benchmark-scale results trials notebook
+.PHONY: benchmark benchmark-serving benchmark-scale results ablation notebook
 
 pipeline: setup  ## Run the whole pipeline and print its metrics (the default)
 	@$(BIN)/dvc repro $(ARGS)
@@ -43,9 +48,13 @@ pipeline: setup  ## Run the whole pipeline and print its metrics (the default)
 	@$(BIN)/dvc metrics show metrics/evaluate/metrics.json metrics/timing.json
 	@echo
 	@echo "Pictures and tables: report.html"
+	@changed=$$(git diff --name-only HEAD -- $(RESULTS) | sed 's|^metrics/.*|metrics/|' | uniq | \
+		paste -sd, - | sed 's/,/, /g'); \
+	[ -z "$$changed" ] || echo "This run made $$changed again, and git shows changes: times differ on" \
+		"each run, and metrics on another kind of processor or after a change of code or settings."
 
 data: setup  ## Fetch the real photos from their public sources
-	@$(BIN)/python -m signs.operations.download $(ARGS) && $(BIN)/dvc commit --quiet --force data.dvc
+	@$(BIN)/signs download && $(BIN)/dvc commit --quiet --force data.dvc
 
 experiments: setup  ## Compare the experiments run so far, best on validation photos first
 	@$(BIN)/dvc exp show --only-changed --precision 4 --sort-by best.validation_loss \
@@ -57,10 +66,10 @@ queue: setup  ## Run what `dvc exp run --queue` queued, in the background (JOBS=
 		OPENCV_FOR_THREADS_NUM=$$threads $(BIN)/dvc queue start --jobs $(JOBS) $(ARGS)
 
 sweep: setup  ## Search for better settings as SWEEP=sweeps/signs.yaml says (ARGS='--workers 2')
-	@$(BIN)/python -m signs.scale.sweep $(SWEEP) $(ARGS)
+	@$(BIN)/signs sweep $(SWEEP) $(ARGS)
 
-sweep-promote: setup  ## Commit the settings that won SWEEP, if the gate lets them pass
-	@$(BIN)/python -m signs.scale.sweep $(SWEEP) --promote $(ARGS)
+sweep-promote: setup  ## Commit the settings that won SWEEP, if they pass the gate
+	@$(BIN)/signs sweep $(SWEEP) --promote $(ARGS)
 
 benchmark: setup  ## Measure the speed of the pipeline and of the classifier
 	@$(BIN)/python -m benchmarks.speed $(ARGS)
@@ -68,100 +77,103 @@ benchmark: setup  ## Measure the speed of the pipeline and of the classifier
 benchmark-serving: setup-dev  ## Measure the service beside other ways to serve (needs wrk)
 	@$(BIN)/python -m benchmarks.serving $(ARGS)
 
-benchmark-scale: setup-ray  ## Measure bulk work on Ray beside one machine's own way
+benchmark-scale: setup-ray  ## Measure bulk work on Ray beside the same work without it
 	@$(BIN)/python -m benchmarks.scale $(ARGS)
 
 results: setup  ## Make the README's numbers again (long)
 	@$(BIN)/python -m benchmarks.results $(ARGS)
 
-trials: setup  ## Compare settings on validation photos (long)
-	@$(BIN)/python -m benchmarks.trials $(ARGS)
+ablation: setup  ## Compare settings on validation photos (long)
+	@$(BIN)/python -m benchmarks.ablation $(ARGS)
 
-notebook: setup-dev  ## Execute the notebook anew, after other results
+notebook: setup-dev  ## Execute the notebook again, after other results
 	@$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 ##@ Step by step, as Jenkinsfile does
-.PHONY: pull synthesize preprocess train evaluate verify changes gate push release promote
+.PHONY: pull synthesize preprocess train evaluate report verify diff gate push release promote
 
 pull: setup  ## Fetch photos and results from the DVC remote, if one is set
 	@if $(BIN)/dvc remote default >/dev/null 2>&1; \
 	then $(BIN)/dvc pull --allow-missing $(ARGS); \
 	else echo "No default DVC remote is set, so nothing is fetched (docs/remote.md)."; fi
 
-synthesize:  ## This stage and what it needs (DATASET=signs; FORCE=yes: it alone, again)
-preprocess:  ## Likewise
-train:  ## Likewise
-evaluate:  ## Likewise
-synthesize preprocess train evaluate: setup
+synthesize:  ## Run the pipeline up to synthesize (DATASET=signs; FORCE=yes: only this stage, again)
+preprocess:  ## Run the pipeline up to preprocess, with the same options
+train:  ## Run the pipeline up to train, with the same options
+evaluate:  ## Run the pipeline up to evaluate, with the same options
+report:  ## Run the pipeline up to report, with the same options
+synthesize preprocess train evaluate report: setup
 	@$(BIN)/dvc $(if $(DATASET),exp run --set-param dataset=$(DATASET),repro) \
 		$(if $(FORCE),--force --single-item) $@
 
-verify: setup  ## Do the committed results come out again, in a clean clone?
-	@$(BIN)/python -m signs.operations.reproduce
+verify: setup  ## Check that the committed results come out again, in a clean clone
+	@$(BIN)/signs verify
 
-changes: setup  ## Metrics, settings and pictures beside main's (ARGS='--base REVISION')
-	@$(BIN)/python -m signs.operations.diff $(ARGS)
+diff: setup  ## Compare metrics, settings and pictures with main's (ARGS='--base REVISION')
+	@$(BIN)/signs diff $(ARGS)
 
-gate: setup  ## Whether the classifier may replace the deployed one (ARGS='--champion REVISION')
-	@$(BIN)/python -m signs.operations.gate $(ARGS)
+gate: setup  ## Decide whether the classifier may be deployed (ARGS='--champion REVISION')
+	@$(BIN)/signs gate $(ARGS)
 
 push: setup  ## Send photos and results to the DVC remote, if one is set
 	@if $(BIN)/dvc remote default >/dev/null 2>&1; \
 	then $(BIN)/dvc push $(ARGS); \
 	else echo "No default DVC remote is set, so nothing is sent (docs/remote.md)."; fi
 
-release: setup  ## Give the committed classifier its next version, a git tag (ARGS=--push)
+release: setup  ## Give the committed classifier its next version, as a git tag (ARGS=--push)
 	@git tag --points-at HEAD --list 'classifier@v*' | grep . || $(BIN)/gto register classifier $(ARGS)
 
 # A deployment of the same version again is an event of its own, hence --force.
-promote: setup  ## Note in a git tag that this version, or VERSION, is in production (ARGS=--push)
+promote: setup  ## Record in a git tag that this version, or VERSION, is deployed (ARGS=--push)
 	@$(BIN)/gto assign classifier --stage production --force \
 		$(if $(VERSION),--version $(VERSION:classifier@%=%),HEAD) $(ARGS)
 
 ##@ Serve
 .PHONY: serve bento containerize image smoke deploy rollback manifests sbom drift
 
-# Where `make serve` listens; HOST=0.0.0.0 for other machines, too.
+# Where `make serve` listens; HOST=0.0.0.0 lets other machines in.
 HOST = 127.0.0.1
 PORT = 3000
 
-serve: setup  ## Answer over HTTP with the trained classifier (PORT=3001 HOST=0.0.0.0)
+serve: setup  ## Serve the trained classifier over HTTP (PORT=3001 HOST=0.0.0.0)
 	@echo "Once it has started, the page is at http://$(HOST):$(PORT)/demo"
 	@$(BIN)/bentoml serve service:TrafficSigns --host $(HOST) --port $(PORT) $(ARGS)
 
 bento: setup  ## Pack the service and the classifier as a bento, in build/
 	@sh containers/pack.sh
 
-containerize:  ## Build an image of that bento with docker, podman or buildah (ENGINE=podman)
+containerize:  ## Build an image of the bento with docker, podman or buildah (ENGINE=podman)
 	@sh containers/build.sh $(ARGS)
 
-image: bento containerize  ## Both
+image: bento containerize  ## Pack a bento and build its image
 
-smoke:  ## Run the image: does it name the photos of build/smoke right? (ARGS='--url ...')
+smoke:  ## Check that the image names the photos of build/smoke (ARGS='--url ...')
 	@$(PLAIN_PYTHON) -m deployment.smoke $(ARGS)
 
-deploy:  ## Bring the image into service on this machine, without losing a request
+deploy:  ## Deploy the image on this machine, without losing a request
 	@$(PLAIN_PYTHON) -m deployment.deploy $(ARGS) $(if $(VERSION),--version $(VERSION))
 
-rollback:  ## Go back to what was in service before
+rollback:  ## Deploy the previous version again
 	@$(PLAIN_PYTHON) -m deployment.deploy rollback
 
-manifests: setup  ## Write build/kubernetes.yaml (ARGS='--image REGISTRY/traffic-signs:VERSION')
-	@$(BIN)/python -m deployment.kubernetes $(ARGS)
+manifests:  ## Write build/kubernetes for `kubectl apply -k` (ARGS=REGISTRY/traffic-signs:VERSION)
+	@sh deployment/manifests.sh $(ARGS)
 
-sbom: setup  ## List what that image holds, as CycloneDX: build/sbom.cdx.json
-	@$(BIN)/python -m signs.operations.sbom
+sbom: setup  ## List what the image contains, as CycloneDX: build/sbom.cdx.json
+	@$(BIN)/signs sbom
 
-drift: setup  ## Compare a day of the service's answers with the validation photos
-	@$(BIN)/uv run --isolated --no-project --python $(BIN)/python \
-		--with-requirements requirements/drift.txt python -m signs.serving.drift $(ARGS)
+drift: setup  ## Compare a day of predictions with those of the validation photos
+	@$(call isolated,drift) -m signs drift $(ARGS)
 
 ##@ Develop
-.PHONY: test jenkins-test cluster-test lint format hooks lock audit
+.PHONY: test network-test jenkins-test cluster-test lint format hooks lock vulnerabilities
 
 # Two at a time, as many of them wait; -n 0 to debug one.
 test: setup-dev  ## Run the tests
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+network-test: setup-dev  ## Run the tests that download packages
+	@$(BIN)/python -m pytest -m network $(ARGS)
 
 jenkins-test: setup-dev  ## Execute the Jenkinsfile: images, deployments, a quarter of an hour
 	@$(BIN)/python -m pytest -m jenkins $(ARGS)
@@ -169,11 +181,12 @@ jenkins-test: setup-dev  ## Execute the Jenkinsfile: images, deployments, a quar
 cluster-test: setup-dev  ## Test what runs on several hosts, on namespaces of this machine (as root)
 	@$(BIN)/python -m pytest tests/cluster $(ARGS)
 
-lint: setup-dev  ## Check style and types
+lint: setup-dev  ## Check style, types and the rules of who imports whom
 	@status=0; \
 	$(BIN)/ruff check || status=1; \
 	$(BIN)/ruff format --check || status=1; \
 	$(BIN)/mypy || status=1; \
+	$(BIN)/lint-imports || status=1; \
 	exit $$status
 
 format: setup-dev  ## Put the code into the project's style
@@ -183,7 +196,7 @@ format: setup-dev  ## Put the code into the project's style
 hooks: setup-dev  ## Check every commit from now on (git hook)
 	@$(BIN)/pre-commit install
 
-lock:  ## Lock requirements/*.in anew (ARGS=--upgrade for newer versions)
+lock:  ## Lock requirements/*.in again (ARGS=--upgrade for newer versions)
 	@$(SETUP) uv
 	@cd requirements && for name in uv pipeline service ray development drift security; do \
 		echo "Locking $$name.txt ..."; \
@@ -192,9 +205,8 @@ lock:  ## Lock requirements/*.in anew (ARGS=--upgrade for newer versions)
 			--output-file $$name.txt $$name.in $(ARGS) || exit 1; \
 	done
 
-audit: setup  ## Ask whether a locked package has a known vulnerability
-	@$(BIN)/uv run --isolated --no-project --python $(BIN)/python \
-		--with-requirements requirements/audit.txt python -m signs.operations.vulnerabilities $(ARGS)
+vulnerabilities: setup  ## Look for known vulnerabilities of the locked packages (ARGS='-s osv')
+	@$(call isolated,security) -m signs vulnerabilities $(ARGS)
 
 ##@ Environment
 .PHONY: setup setup-ray setup-dev clean distclean help
@@ -202,13 +214,13 @@ audit: setup  ## Ask whether a locked package has a known vulnerability
 setup:  ## Build .venv for the pipeline
 	@$(SETUP) pipeline
 
-setup-ray:  ## Build .venv for bulk work, too: the pipeline's packages and Ray (docs/scale.md)
+setup-ray:  ## Build .venv for the pipeline and for bulk work on Ray (docs/scale.md)
 	@$(SETUP) ray
 
-setup-dev:  ## Build .venv for development: these, tests and checks
+setup-dev:  ## Build .venv for the pipeline, bulk work, tests and checks
 	@$(SETUP) development
 
-clean:  ## Remove what the tools and killed trainings left; data, models and results stay
+clean:  ## Remove what tools and stopped trainings left; data, models and results stay
 	@rm -rf .resume .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -path ./.venv -prune -o -path ./.dvc -prune -o -path ./data -prune -o \
 		-name __pycache__ -type d -exec rm -rf {} +

@@ -8,44 +8,64 @@ from pathlib import Path
 
 from signs.errors import UserError
 
+# Set by git for its hooks; they would lead a command in another folder to the hook's repository.
+_GIT_LOCATION = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"}
+
 
 def git(*arguments: str, at: Path = Path(), check: bool = True) -> str:
-    """What git prints, without the last line's end.
+    """What git prints, without the last line's end; it never asks for a password.
 
     Raises:
         UserError: git is missing, or it failed and `check` is set.
     """
-    return run("git", *arguments, at=at, check=check).strip()
+    environment = {"GIT_TERMINAL_PROMPT": "0"}
+    return run("git", *arguments, at=at, check=check, environment=environment).strip()
 
 
 def dvc(
-    *arguments: str, at: Path = Path(), check: bool = True, environment: Mapping[str, str] = {}
+    *arguments: str,
+    at: Path = Path(),
+    check: bool = True,
+    show: bool = False,
+    environment: Mapping[str, str] = {},
 ) -> str:
-    """What DVC prints; `environment` is added to this process's.
+    """What DVC prints; as `run`.
 
     Raises:
         UserError: it failed and `check` is set.
     """
     command = (sys.executable, "-m", "dvc", *arguments)
-    return run(*command, at=at, check=check, environment=environment)
+    return run(*command, at=at, check=check, show=show, environment=environment)
 
 
 def run(
-    *command: str, at: Path = Path(), check: bool = True, environment: Mapping[str, str] = {}
+    *command: str,
+    at: Path = Path(),
+    check: bool = True,
+    show: bool = False,
+    environment: Mapping[str, str] = {},
 ) -> str:
     """What a command prints.
+
+    Args:
+        command: program and arguments.
+        at: the folder in which it runs.
+        check: whether a failure is an error.
+        show: let it print for itself, as suits long work; nothing is returned then.
+        environment: added to this process's.
 
     Raises:
         UserError: there is no such command, or it failed and `check` is set.
     """
+    inherited = {key: value for key, value in os.environ.items() if key not in _GIT_LOCATION}
     # Stages call `python`: it must be this one.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    inherited["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     try:
         done = subprocess.run(
             command,
             cwd=at,
-            env=os.environ | {"PATH": path} | dict(environment),
-            capture_output=True,
+            env=inherited | dict(environment),
+            capture_output=not show,
             text=True,
             check=False,
         )
@@ -53,8 +73,9 @@ def run(
         raise UserError(f"{command[0]} is not installed.") from error
     if check and done.returncode:
         name = " ".join(command).removeprefix(f"{sys.executable} -m ")
-        raise UserError(f"`{name}` failed: {(done.stderr or done.stdout).strip()}")
-    return done.stdout
+        said = (done.stderr or done.stdout or "see above").strip()
+        raise UserError(f"`{name}` failed: {said}")
+    return done.stdout or ""
 
 
 def commit_of(revision: str) -> str:

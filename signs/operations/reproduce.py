@@ -1,45 +1,48 @@
-"""Whether the committed results come out again: all of it once more, in a clean folder.
+"""Check that the committed results come out again, in a clean clone.
 
-    make verify
+    signs verify
 
-Clones the commit, brings the photos, runs every stage by force and compares what came out with
-dvc.lock and the metrics of the commit. On the kind of processor that they were made on, all must
-be the same bytes; on another, each metric within `verify.tolerance` of params.yaml. Exits with 1
-if not, and names the stage that differs first.
+Clones the commit, fetches the photos, runs all stages by force, and compares the outputs with
+dvc.lock and the metrics of the commit. On the processor that made them, all outputs must be the
+same bytes; on another kind, each metric must be within `verify.tolerance` of params.yaml. If not,
+names the first stage that differs and exits with 1. Uncommitted changes do not count.
 """
 
+import argparse
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from signs import machine, params
-from signs.errors import UserError, run_stage
-
-METRICS, TIMING = "metrics/evaluate/metrics.json", "metrics/timing.json"
+from signs import machine, params, paths
+from signs.commands import dvc, git
+from signs.errors import UserError
 
 Lock = dict[str, Any]
+Metrics = dict[str, float]
 
 
-def verify() -> None:
-    """Run it again and compare."""
-    root = Path.cwd()
+def run(arguments: argparse.Namespace) -> int:
+    """Run the pipeline in a clone and compare.
+
+    Raises:
+        UserError: the results are not reproduced.
+    """
     settings = params.load()
-    if _git(root, "status", "--porcelain", "--untracked-files=no"):
+    if git("status", "--porcelain", "--untracked-files=no"):
         print("Note: the commit is verified, without the changes that are not committed.")
     with tempfile.TemporaryDirectory(prefix="verify-") as name:
         clone = Path(name) / "clone"
-        _git(root, "clone", "--quiet", str(root), str(clone))
-        _bring_photos(root, clone, {settings.dataset, settings.evaluate.external_set})
+        git("clone", "--quiet", str(Path.cwd()), str(clone))
+        _fetch_photos(clone, {settings.dataset, settings.evaluate.external_set})
         before, metrics = _read(clone)
-        made_on = json.loads((clone / TIMING).read_bytes()).get("processor")
-        # Not into the cache: nothing there may change by looking.
-        _run(clone, "repro", "--force", "--no-commit")
+        made_on = json.loads((clone / paths.TIMING).read_bytes()).get("processor")
+        # Not into the cache: to verify changes nothing.
+        _dvc(clone, "repro", "--force", "--no-commit")
         after, metrics_now = _read(clone)
     same_machine = made_on == machine.processor()
     tolerance = 0.0 if same_machine else settings.verify.tolerance
@@ -51,16 +54,13 @@ def verify() -> None:
             f"Reproduced: each metric is within {tolerance:g} of what was made on {made_on}; this "
             f"is {machine.processor()}."
         )
+    return 0
 
 
 def compare(
-    before: Lock,
-    after: Lock,
-    metrics: dict[str, float],
-    metrics_now: dict[str, float],
-    tolerance: float,
+    before: Lock, after: Lock, metrics: Metrics, metrics_now: Metrics, tolerance: float
 ) -> None:
-    """Print what each stage made; judge.
+    """Print what each stage made, and judge it.
 
     Args:
         before: the stages of the commit's dvc.lock.
@@ -77,15 +77,14 @@ def compare(
             f"dvc.lock is not of this commit: {stale[0]} was run with another {stale[1]}. "
             "Run `dvc repro` and commit dvc.lock and metrics/."
         )
-    differing = {name: found for name in after if (found := _outs(before, after, name))}
+    differing = {name: outs for name in after if (outs := _changed_outs(before, after, name))}
     for name in after:
         print(f"{name:12} {', '.join(differing.get(name, [])) or 'the same'}")
     wrong = [
         f"{key}: {metrics.get(key)} committed, {metrics_now.get(key)} now"
         for key in sorted(metrics.keys() | metrics_now.keys())
-        if key not in metrics
-        or key not in metrics_now
-        or not abs(metrics[key] - metrics_now[key]) <= tolerance
+        # Of a metric that is absent or not a number, no comparison holds.
+        if not abs(metrics.get(key, nan) - metrics_now.get(key, nan)) <= tolerance
     ]
     if wrong or (tolerance == 0 and differing):
         raise UserError(
@@ -94,25 +93,23 @@ def compare(
         )
 
 
-def _bring_photos(root: Path, clone: Path, names: set[str]) -> None:
-    """Photo sets that no stage draws, from the cache here or the DVC remote."""
-    local = root / ".dvc/config.local"
+def _fetch_photos(clone: Path, names: set[str]) -> None:
+    """Photo sets that no stage makes, from the cache here or the DVC remote."""
+    local = Path(".dvc/config.local")
     if local.exists():
-        shutil.copy(local, clone / ".dvc/config.local")
-    command = [sys.executable, "-m", "dvc", "cache", "dir"]
-    cache = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
-    _run(clone, "cache", "dir", "--quiet", "--local", cache.strip())
+        shutil.copy(local, clone / local)
+    _dvc(clone, "cache", "dir", "--quiet", "--local", dvc("cache", "dir").strip())
     for file in sorted(clone.glob("?*.dvc")):
         outs = [Path(out["path"]) for out in yaml.safe_load(file.read_bytes())["outs"]]
         if {out.name for out in outs} & names:
             print(f"Fetching {file.name} ...", flush=True)
-            _run(clone, "pull", "--quiet", file.name)
+            _dvc(clone, "pull", "--quiet", file.name)
 
 
-def _read(clone: Path) -> tuple[Lock, dict[str, float]]:
+def _read(clone: Path) -> tuple[Lock, Metrics]:
     try:
         lock = yaml.safe_load((clone / "dvc.lock").read_bytes())["stages"]
-        metrics = json.loads((clone / METRICS).read_bytes())
+        metrics = json.loads((clone / paths.HEADLINE).read_bytes())
     except FileNotFoundError as error:
         raise UserError(
             f"The commit has no {Path(error.filename).name}: run `dvc repro` and commit "
@@ -125,35 +122,29 @@ def _stale(before: Lock, after: Lock) -> tuple[str, str] | None:
     """The first stage that was run with other code or photos than the commit's, and which."""
     made = {out["path"] for stage in after.values() for out in stage["outs"]}
     for name, stage in after.items():
-        known = {entry["path"]: entry["md5"] for entry in before.get(name, {}).get("deps", [])}
+        known = _hashes(before, name, "deps")
         for entry in stage["deps"]:
             if entry["path"] not in made and known.get(entry["path"]) != entry["md5"]:
                 return name, entry["path"]
     return None
 
 
-def _outs(before: Lock, after: Lock, name: str) -> list[str]:
-    """The outputs of a stage that are others than the commit's."""
-    known = {entry["path"]: entry["md5"] for entry in before.get(name, {}).get("outs", [])}
+def _changed_outs(before: Lock, after: Lock, name: str) -> list[str]:
+    """The outputs of a stage that differ from the commit's; times always do."""
+    known = _hashes(before, name, "outs")
     return [
-        entry["path"]
-        for entry in after[name]["outs"]
-        if entry["path"] != TIMING and known.get(entry["path"]) != entry["md5"]
+        path
+        for path, md5 in _hashes(after, name, "outs").items()
+        if path != paths.TIMING.as_posix() and known.get(path) != md5
     ]
 
 
-def _run(clone: Path, *arguments: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=clone, check=False)
-    if done.returncode:
-        raise UserError(f"`dvc {' '.join(arguments)}` failed in a clone of the commit.")
+def _hashes(lock: Lock, stage: str, kind: str) -> dict[str, str]:
+    return {entry["path"]: entry["md5"] for entry in lock.get(stage, {}).get(kind, [])}
 
 
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", *arguments]
-    return subprocess.run(
-        command, cwd=folder, check=True, capture_output=True, text=True
-    ).stdout.strip()
-
-
-if __name__ == "__main__":
-    run_stage(verify)
+def _dvc(clone: Path, *arguments: str) -> None:
+    try:
+        dvc(*arguments, at=clone, show=True)
+    except UserError as error:
+        raise UserError(f"`dvc {' '.join(arguments)}` failed in a clone of the commit.") from error

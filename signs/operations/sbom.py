@@ -1,18 +1,17 @@
-"""What the service's image holds, as a CycloneDX bill of materials: build/sbom.cdx.json.
+"""List what the service's image contains, as a CycloneDX 1.6 document: build/sbom.cdx.json.
 
-    make sbom
+    signs sbom
 
-Lists the packages that requirements/service.txt installs there, each with the hashes of the files
-that it may come from and its licence, and the classifier in models/, if there is one. What the
-base image brings, Python and Debian's packages, is for a scanner of images to say. The same lock
-and classifier make the same bytes.
-
-`cyclonedx-py requirements` would list packages of other systems, too, and a package index's address
-for each, but no licence and no classifier.
+Contains the packages of requirements/service.txt, with licences and the hashes of their files, and
+the classifier in models/, if there is one. A scanner of images lists what the base image brings.
+The same lock and classifier make the same bytes, on any machine and without a download.
 """
 
+# `cyclonedx-py environment` gives no hashes, needs a download, and describes the Python and the
+# system of this machine in place of the image's.
+
+import argparse
 import hashlib
-import json
 import re
 from importlib import metadata
 from pathlib import Path
@@ -20,8 +19,9 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from signs.errors import UserError, run_stage
-from signs.inference.classifier import FOLDER, METADATA, MODEL, Metadata
+from signs import files, paths
+from signs.errors import UserError
+from signs.inference.classifier import METADATA, MODEL, Metadata
 
 LOCK = Path("requirements/service.txt")
 TARGET = Path("build/sbom.cdx.json")
@@ -42,10 +42,14 @@ WANTED_BY = re.compile(r"^    # (?:via|  ) *(\S.*)$", re.MULTILINE)
 Component = dict[str, Any]
 
 
-def sbom() -> None:
-    """Write the bill of materials."""
+def run(arguments: argparse.Namespace) -> int:
+    """Write the document.
+
+    Raises:
+        UserError: the classifier is damaged.
+    """
     lock = LOCK.read_text(encoding="utf-8")
-    # For each package the lines of the lock that say which version, which files and what for.
+    # For each package the lines of the lock with its version, its files and what needs it.
     entries = {
         requirement.name: (requirement, entry)
         for entry in re.findall(r"^[a-z0-9].*(?:\n .*)*", lock, re.MULTILINE)
@@ -60,7 +64,7 @@ def sbom() -> None:
                 depends[parent].append(name)
     service: Component = {"type": "application", "bom-ref": SERVICE, "name": SERVICE}
     if model := _model():
-        service["version"] = model["version"]  # which the image's begins with
+        service["version"] = model["version"]  # that of the image begins with it
         components.append(model)
         depends[SERVICE].append(model["bom-ref"])
         depends[model["bom-ref"]] = []
@@ -74,14 +78,17 @@ def sbom() -> None:
         "dependencies": [{"ref": name, "dependsOn": on} for name, on in depends.items()],
     }
     TARGET.parent.mkdir(exist_ok=True)
-    TARGET.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    holds = f"the classifier {model['version']}" if model else f"no classifier: {FOLDER} has none"
-    print(f"{TARGET}: {len(entries)} packages and {holds}.")
+    files.write_json(TARGET, document)
+    what = f"the classifier {model['version']}" if model else f"no classifier in {paths.CLASSIFIER}"
+    print(f"{TARGET}: {len(entries)} packages and {what}.")
+    return 0
 
 
 def _package(requirement: Requirement, entry: str) -> Component:
     (version,) = (pin.version for pin in requirement.specifier)
     purl = f"pkg:pypi/{requirement.name}@{version}"
+    wheels: Component = {"type": "distribution", "url": purl, "comment": "one of these files"}
+    wheels["hashes"] = [{"alg": "SHA-256", "content": sha} for sha in HASH.findall(entry)]
     return {
         "type": "library",
         "bom-ref": requirement.name,
@@ -89,70 +96,49 @@ def _package(requirement: Requirement, entry: str) -> Component:
         "version": version,
         "purl": purl,
         "licenses": _licences(requirement.name),
-        "externalReferences": [
-            {
-                "type": "distribution",
-                "url": purl,
-                "comment": "one of these files",
-                "hashes": [{"alg": "SHA-256", "content": sha} for sha in HASH.findall(entry)],
-            }
-        ],
+        "externalReferences": [wheels],
     }
 
 
-def _licences(name: str) -> list[dict[str, Any]]:
-    """What the package itself declares, here where it is installed from a lock of same versions."""
+def _licences(name: str) -> list[Component]:
+    """What the package declares; the pipeline's environment has it in the same version."""
     try:
-        about = metadata.metadata(name)
+        declared = metadata.metadata(name)
     except metadata.PackageNotFoundError:  # needed by the image's Python, not by this one
         return []
-    if expression := about["License-Expression"]:
+    if expression := declared["License-Expression"]:
         return [{"expression": expression}]
-    head = "License :: "
-    names = [c.split(" :: ")[-1] for c in about.get_all("Classifier", []) if c.startswith(head)]
-    declared = about["License"] or ""
-    if not names and declared and "\n" not in declared:  # else it is the whole text
-        names = [declared]
+    classifiers = declared.get_all("Classifier", [])
+    names = [c.split(" :: ")[-1] for c in classifiers if c.startswith("License :: ")]
+    text = declared["License"] or ""
+    if not names and text and "\n" not in text:  # else it is the whole licence
+        names = [text]
     return [{"license": {"name": name}} for name in names]
 
 
 def _model() -> Component | None:
-    """The classifier, or None if there is none. Nobody stated a licence for it."""
+    """The classifier, or None if there is none."""
     try:
-        about = Metadata.model_validate_json((FOLDER / METADATA).read_bytes())
-        digest = hashlib.sha256((FOLDER / MODEL).read_bytes()).hexdigest()
+        model = Metadata.model_validate_json((paths.CLASSIFIER / METADATA).read_bytes())
+        digest = hashlib.sha256((paths.CLASSIFIER / MODEL).read_bytes()).hexdigest()
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise UserError(f"{FOLDER / METADATA} cannot be used: {error}") from error
-    if digest != about.sha256:
+        raise UserError(f"{paths.CLASSIFIER / METADATA} cannot be used: {error}") from error
+    if digest != model.sha256:
         raise UserError(
-            f"{FOLDER / MODEL} is not the one that {METADATA} tells of; run `dvc repro`."
+            f"{paths.CLASSIFIER / MODEL} is not the file that {METADATA} describes; "
+            "run `dvc repro`."
         )
+    data: Component = {"type": "dataset", "name": model.provenance["dataset"]}
+    data["contents"] = {"properties": [{"name": "digest", "value": model.provenance["data"]}]}
     return {
         "type": "machine-learning-model",
         "bom-ref": f"{SERVICE}-classifier",
         "name": f"{SERVICE}-classifier",
-        "version": about.version,
-        "description": f"Names {len(about.names)} classes of traffic signs; ONNX",
+        "version": model.version,
+        "description": f"Names {len(model.names)} classes of traffic signs; ONNX",
         "hashes": [{"alg": "SHA-256", "content": digest}],
-        "modelCard": {
-            "modelParameters": {
-                "task": "image classification",
-                "datasets": [
-                    {
-                        "type": "dataset",
-                        "name": about.provenance["dataset"],
-                        "contents": {
-                            "properties": [{"name": "digest", "value": about.provenance["data"]}]
-                        },
-                    }
-                ],
-            }
-        },
-        "properties": [{"name": "commit", "value": about.provenance["commit"]}],
+        "modelCard": {"modelParameters": {"task": "image classification", "datasets": [data]}},
+        "properties": [{"name": "commit", "value": model.provenance["commit"]}],
     }
-
-
-if __name__ == "__main__":
-    run_stage(sbom)

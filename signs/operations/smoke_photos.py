@@ -1,67 +1,71 @@
-"""Photos with known answers for `make smoke` and `make deploy`, which know no data set.
+"""Choose photos with known predictions for the smoke test of a running service.
 
-    python -m signs.operations.smoke_photos
+    signs smoke-photos
 
-writes build/smoke: test photos, of as many classes as possible, that the classifier names right,
-and predictions.json with its version and what it says of them: what whoever serves it must say, too.
+Writes build/smoke: test photos, of as many classes as possible, that the classifier recognizes, and
+answers.json with the classifier's version and its predictions, which the service must repeat.
 """
 
-import json
+import argparse
 import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
+from signs import files, paths
 from signs.data import arrays, images, layouts, splits
-from signs.errors import UserError, run_stage
+from signs.errors import UserError
 from signs.inference import predictions
-from signs.inference.classifier import FOLDER, Classifier
+from signs.inference.classifier import Classifier
 
 TARGET = Path("build/smoke")
 PHOTOS = 20
-# Tried for each class; one that is never named right has no photo here.
+# Tried for each class; a class of which none is recognized has no photo here.
 TRIED = 5
+KEYS = ("prediction", "name", "confidence", "known")
 
 
-def smoke() -> None:
+def run(arguments: argparse.Namespace) -> int:
     """Choose the photos and write them.
 
     Raises:
-        UserError: the classifier is of other data, or names no photo right.
+        UserError: the classifier is of other data, or recognizes no photo.
     """
     classifier, data = Classifier(threads=1), arrays.load()
     if classifier.metadata.provenance["data"] != data.digest:
-        raise UserError(f"{FOLDER} was trained on other data; run `dvc repro` first.")
+        raise UserError(f"{paths.CLASSIFIER} was trained on other data; run `dvc repro` first.")
     test = data.samples[data.samples["split"] == splits.TEST]
     classes = np.random.default_rng(0).permutation(sorted(test["label"].unique()))
-    reader = layouts.Reader(layouts.DATA / data.dataset)
+    reader = layouts.Reader(paths.DATA / data.dataset)
     shutil.rmtree(TARGET, ignore_errors=True)
     TARGET.mkdir(parents=True)
-    expected: list[dict[str, object]] = []
+    chosen: list[dict[str, object]] = []
     for label in classes.tolist():
         table = test[test["label"] == label].iloc[:TRIED]
         for file, region in zip(table["file"], layouts.regions(table), strict=True):
-            photo = images.decode(reader.read(file))
-            if region is not None:
-                left, top, right, bottom = (round(edge) for edge in region)
-                photo = photo[top:bottom, left:right]
-            content = cv2.imencode(".png", photo[..., ::-1])[1].tobytes()
-            (answer,) = predictions.predict_photos(classifier, [content])
-            if answer["known"] and answer["prediction"] == data.labels["ClassId"][label]:
-                name = f"{len(expected):02}.png"
+            content = _png(images.decode(reader.read(file)), region)
+            (row,) = predictions.predict_photos(classifier, [content])
+            if row["known"] and row["prediction"] == data.labels["ClassId"][label]:
+                name = f"{len(chosen):02}.png"
                 (TARGET / name).write_bytes(content)
-                keys = ("prediction", "name", "confidence", "known")
-                expected.append({"photo": name} | {key: answer[key] for key in keys})
+                chosen.append({"photo": name} | {key: row[key] for key in KEYS})
                 break
-        if len(expected) == PHOTOS:
+        if len(chosen) == PHOTOS:
             break
-    if not expected:
-        raise UserError("The classifier names none of the tried test photos right.")
-    text = json.dumps({"model": classifier.metadata.version, "photos": expected}, indent=2)
-    (TARGET / "answers.json").write_text(text + "\n", encoding="utf-8")
-    print(f"{len(expected)} photos with their answers are in {TARGET}.")
+    if not chosen:
+        raise UserError("The classifier recognizes none of the test photos that were tried.")
+    document = {"model": classifier.metadata.version, "photos": chosen}
+    files.write_json(TARGET / "answers.json", document)
+    print(f"{len(chosen)} photos with their predictions are in {TARGET}.")
+    return 0
 
 
-if __name__ == "__main__":
-    run_stage(smoke)
+def _png(photo: images.Image, region: images.Region | None) -> bytes:
+    """The region as a file, as the service takes no other."""
+    if region is not None:
+        left, top, right, bottom = (round(edge) for edge in region)
+        photo = photo[top:bottom, left:right]
+    encoded: npt.NDArray[np.uint8] = cv2.imencode(".png", photo[..., ::-1])[1]
+    return encoded.tobytes()

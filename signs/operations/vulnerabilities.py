@@ -1,55 +1,69 @@
-"""Whether a locked package has a known vulnerability.
+"""Look for known vulnerabilities of the locked packages with pip-audit.
 
-    make audit                      asks PyPI
-    make audit ARGS='-s osv'        asks osv.dev; whatever pip-audit knows may stand here
+    signs vulnerabilities                   asks PyPI
+    signs vulnerabilities --service osv     asks osv.dev
 
-Prints what was found and exits with 1 if there is anything, or if not all packages could be asked
-about. What is accepted for a while stands in requirements/accepted.toml. Nothing is installed; of
-packages for other systems and Python versions than this one nothing is asked. Runs in an
-environment of its own: requirements/audit.txt.
+Exits with 1 if a package is vulnerable, or if the service does not know one of them. Installs
+nothing, and skips packages for other systems and Python versions. Vulnerabilities that are accepted
+for a while are listed in requirements/accepted.toml. `make vulnerabilities` runs it in an
+environment of its own, of requirements/security.txt.
 """
 
+import argparse
 import datetime
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
-from signs.errors import UserError, run_stage
+from signs.errors import UserError
 
 LOCKS = Path("requirements")
 ACCEPTED = LOCKS / "accepted.toml"
 
 
-def audit() -> None:
-    """Let pip-audit ask about all locks."""
-    # Strict, since without it a package that the service does not know is passed over, and all of
-    # them where a mirror stands before PyPI that has packages and nothing else.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.add_argument(
+        "-s", "--service", choices=["pypi", "osv", "esms"], default="pypi", help="default: pypi"
+    )
+    parser.add_argument("--osv-url", metavar="URL", help="another address of osv.dev's interface")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Let pip-audit check all locks; 1 if it found anything.
+
+    Raises:
+        UserError: a lock could not be checked.
+    """
+    # Without --strict, packages that the service does not know pass silently: all of them, where a
+    # mirror of PyPI offers packages but no vulnerabilities.
     command = [sys.executable, "-m", "pip_audit", "--strict", "--require-hashes", "--disable-pip"]
-    command += ["--progress-spinner=off"]
+    command += ["--progress-spinner=off", "--vulnerability-service", arguments.service]
+    if arguments.osv_url:
+        command += ["--osv-url", arguments.osv_url]
     for name in _accepted(datetime.date.today()):
         command += ["--ignore-vuln", name]
     failed = False
-    # One by one, as no two may name different versions of a package.
+    # One by one: two locks may name different versions of a package, and pip-audit refuses that.
     for lock in sorted(LOCKS.glob("*.txt")):
         result = subprocess.run(
-            [*command, "--requirement", str(lock), *sys.argv[1:]], capture_output=True, text=True
+            [*command, "--requirement", str(lock)], capture_output=True, text=True
         )
         last = result.stderr.strip().rpartition("\n")[2]
-        if result.returncode and not result.stdout:  # a table comes after all answers
+        if result.returncode and not result.stdout:  # the table comes after all answers
             raise UserError(
-                f"{lock} could not be checked, so nothing is known of it. pip-audit says: "
+                f"{lock} could not be checked. pip-audit says: "
                 f"{last.removeprefix('ERROR:pip_audit._cli:')}"
             )
         print(f"{lock}: {last}", flush=True)
         print(result.stdout, end="")
         failed |= result.returncode != 0
-    if failed:
-        sys.exit(1)
+    return 1 if failed else 0
 
 
 def _accepted(today: datetime.date) -> list[str]:
-    """Vulnerabilities to pass over."""
+    """The vulnerabilities to ignore."""
     try:
         entries = tomllib.loads(ACCEPTED.read_text(encoding="utf-8"))
         accepted = []
@@ -62,10 +76,6 @@ def _accepted(today: datetime.date) -> list[str]:
                 accepted.append(name)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{ACCEPTED} cannot be used ({error!r}); its first lines say what it holds."
+            f"{ACCEPTED} cannot be used ({error!r}); its first lines say what it contains."
         ) from error
     return accepted
-
-
-if __name__ == "__main__":
-    run_stage(audit)

@@ -1,11 +1,11 @@
 """`make sbom`: valid, of what the image holds, and of nothing on this machine."""
 
+import argparse
+import contextlib
 import hashlib
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +13,28 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
+from signs.errors import UserError
 from signs.inference import classifier
 from signs.operations import sbom
 from signs.params import ImageSettings
+from signs.paths import CLASSIFIER
 
 ROOT = Path(__file__).parents[2]
 LOCK = (ROOT / "requirements/service.txt").read_text()
 MODEL = b"an ONNX file"
 
 
-def write(folder: Path, model: bytes | None = MODEL) -> "subprocess.CompletedProcess[str]":
-    """The command, in a project of that folder."""
-    (folder / "requirements").mkdir(parents=True, exist_ok=True)
-    shutil.copy(ROOT / "requirements/service.txt", folder / "requirements")
+def write(folder: Path, model: bytes | None = MODEL) -> str:
+    """The document for a project in that folder."""
+    (folder / "requirements").mkdir(parents=True)
+    shutil.copy(ROOT / sbom.LOCK, folder / sbom.LOCK)
     if model is not None:
         classifier.write(
-            folder / classifier.FOLDER,
+            folder / CLASSIFIER,
             model=model,
             class_ids=[0, 1],
             names=["Stop", "Yield"],
-            settings=ImageSettings(size=16, color="rgb", contrast="none", margin=0.0),
+            images=ImageSettings(size=16, color="rgb", contrast="none", margin=0.0),
             temperature=1.0,
             threshold=0.9,
             energy_threshold=2.0,
@@ -41,31 +43,20 @@ def write(folder: Path, model: bytes | None = MODEL) -> "subprocess.CompletedPro
     return run(folder)
 
 
-def run(folder: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "signs.operations.sbom"],
-        cwd=folder,
-        env={"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+def run(folder: Path) -> str:
+    with contextlib.chdir(folder):
+        assert sbom.run(argparse.Namespace()) == 0
+        return sbom.TARGET.read_text()
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("project")
-    made = write(folder)
-    assert made.returncode == 0, made.stderr
-    assert "packages and the classifier" in made.stdout
-    return (folder / sbom.TARGET).read_text()
+    return write(tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture
-def document(text: str) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(text)
-    return document
+def document(text: str) -> Any:
+    return json.loads(text)
 
 
 def components(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -128,30 +119,29 @@ def test_the_classifier_is_a_component(document: dict[str, Any]) -> None:
     assert model["properties"] == [{"name": "commit", "value": "c0ffee"}]
 
 
-def test_without_a_classifier_it_says_so(tmp_path: Path) -> None:
-    made = write(tmp_path, model=None)
-    assert "no classifier: models/classifier has none" in made.stdout
-    document = json.loads((tmp_path / sbom.TARGET).read_text())
+def test_without_a_classifier_it_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = json.loads(write(tmp_path, model=None))
+    assert "no classifier in models/classifier" in capsys.readouterr().out
     assert {component["type"] for component in document["components"]} == {"library"}
 
 
 def test_a_damaged_classifier_is_refused(tmp_path: Path) -> None:
-    write(tmp_path)
-    (tmp_path / sbom.TARGET).unlink()
-    (tmp_path / classifier.FOLDER / classifier.MODEL).write_bytes(MODEL[:-1])
-    made = run(tmp_path)
-    assert made.returncode == 1
-    assert made.stderr.startswith("ERROR: models/classifier/model.onnx is not the one")
-    (tmp_path / classifier.FOLDER / classifier.METADATA).write_text("{}")
-    assert run(tmp_path).stderr.startswith("ERROR: models/classifier/classifier.json cannot be")
-    assert not (tmp_path / sbom.TARGET).exists()
+    text = write(tmp_path)
+    (tmp_path / CLASSIFIER / classifier.MODEL).write_bytes(MODEL[:-1])
+    with pytest.raises(UserError, match=r"model\.onnx is not the file"):
+        run(tmp_path)
+    (tmp_path / CLASSIFIER / classifier.METADATA).write_text("{}")
+    with pytest.raises(UserError, match=r"classifier\.json cannot be used"):
+        run(tmp_path)
+    assert (tmp_path / sbom.TARGET).read_text() == text
 
 
 def test_same_bytes_in_another_folder_and_nothing_of_this_machine(
     text: str, tmp_path: Path
 ) -> None:
-    write(tmp_path / "another")
-    assert (tmp_path / "another" / sbom.TARGET).read_text() == text
+    assert write(tmp_path / "another") == text
     assert re.findall(r"\w+://[^\"]*", text) == ["http://cyclonedx.org/schema/bom-1.6.schema.json"]
     assert '"/' not in text
     assert str(Path.home()) not in text

@@ -6,32 +6,34 @@ plugins and their versions accept the file, that a webhook starts a build, how `
 decides what `changed` means, or that an agent with docker instead of podman behaves alike.
 """
 
-import contextlib
 import json
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
-import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import botocore.session
 import pytest
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+
+from tests.harness import (  # noqa: F401
+    BUCKET,
+    KEY_ID,
+    ROOT,
+    S3,
+    SECRET,
+    Server,
+    free_ports,
+    running_s3,
+)
 
 # The first build of the agent's image takes some minutes.
 pytestmark = pytest.mark.timeout(1500)
 
-ROOT = Path(__file__).parents[2]
-KEY, SECRET, BUCKET = "jenkins", "not-a-secret-but-a-key-of-this-test", "signs"
 AGENT = "traffic-signs-pipeline"
 LENIENT = {
     "gate.max_ece": 1.0,
@@ -39,67 +41,6 @@ LENIENT = {
     "gate.max_recall_drop": 1.0,
     "gate.max_latency_ratio": 20.0,
 }
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
-
-
-@contextlib.contextmanager
-def running(command: list[str], log: Path) -> Iterator[None]:
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
-
-
-@pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an S3 server with an empty bucket."""
-    folder = tmp_path_factory.mktemp("storage")
-    identity = {
-        "name": KEY,
-        "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
-        "actions": ["Admin"],
-    }
-    (folder / "keys.json").write_text(json.dumps({"identities": [identity]}))
-    names = ("master.port", "volume.port", "filer.port", "s3.port")
-    grpc = ("master.port.grpc", "volume.port.grpc", "filer.port.grpc", "s3.port.grpc")
-    ports = dict(zip((*names, *grpc), free_ports(8), strict=True))
-    command = [str(Path(sys.executable).parent / "weed"), "server"]
-    command += [f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
-    command += [f"-s3.config={folder / 'keys.json'}", "-master.volumeSizeLimitMB=64"]
-    command += [f"-{name}={port}" for name, port in ports.items()]
-    # Else two more listen at ports of their own; and a leader is waited for for 10 s.
-    command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.electionTimeout=1s"]
-    address = f"http://127.0.0.1:{ports['s3.port']}"
-    with running(command, folder / "log"):
-        client = botocore.session.get_session().create_client(
-            "s3",
-            endpoint_url=address,
-            region_name="us-east-1",
-            aws_access_key_id=KEY,
-            aws_secret_access_key=SECRET,
-            config=Config(proxies={}, connect_timeout=5, read_timeout=20),
-        )
-        for _ in range(60):
-            with contextlib.suppress(BotoCoreError, ClientError):
-                client.create_bucket(Bucket=BUCKET)
-                # Stores at last: the bucket comes before the volumes.
-                client.put_object(Bucket=BUCKET, Key="probe", Body=b"probe")
-                break
-            time.sleep(0.5)
-        else:
-            pytest.fail((folder / "log").read_text()[-2000:])
-        yield address
 
 
 @dataclass
@@ -149,7 +90,7 @@ def run_jenkinsfile(folder: Path, **changes: Any) -> Build:
         "user": "12345:12345" if os.getuid() == 0 else f"{os.getuid()}:{os.getgid()}",
         "params": {"DATASET": "", "FORCE": False},
         "credentials": {
-            "dvc-access-key-id": KEY,
+            "dvc-access-key-id": KEY_ID,
             "dvc-secret-access-key": SECRET,
             "git": "token",
         },
@@ -180,7 +121,7 @@ def run_jenkinsfile(folder: Path, **changes: Any) -> Build:
 class Jenkins:
     """A repository with its origin, a place for deployments, and builds of them."""
 
-    def __init__(self, project: Any, folder: Path, git: str, storage: str) -> None:
+    def __init__(self, project: Any, folder: Path, git: str, s3: S3) -> None:
         self.project, self.folder, self.origin = project, folder, git
         self.port, blue, green = free_ports(3)
         self.name = f"signs-jenkins-{self.port}"
@@ -192,9 +133,9 @@ class Jenkins:
             text = re.sub(rf"(?m)^{key} = \d+", f"{key} = {value}", text)
         values.write_text(re.sub(r'(?m)^name = "\S+"', f'name = "{self.name}"', text))
         project.dvc("remote", "add", "--default", "s3", f"s3://{BUCKET}/project").succeeds()
-        project.dvc("remote", "modify", "s3", "endpointurl", storage).succeeds()
+        project.dvc("remote", "modify", "s3", "endpointurl", s3.url).succeeds()
         project.dvc("remote", "modify", "s3", "region", "us-east-1").succeeds()
-        project.environment |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
+        project.environment |= {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
 
     def write_tests(self, body: str) -> None:
         """In place of the project's, which take long and run elsewhere."""
@@ -235,7 +176,9 @@ class Jenkins:
 
 @pytest.fixture(scope="module")
 def jenkins(
-    finished: Any, storage: str, tmp_path_factory: pytest.TempPathFactory
+    finished: Any,
+    running_s3: S3,  # noqa: F811
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Jenkins]:
     for program in ("groovy", "haproxy", "podman"):
         needs(program)
@@ -248,15 +191,17 @@ def jenkins(
     (port,) = free_ports(1)
     daemon = ["git", "daemon", "--reuseaddr", "--export-all", "--enable=receive-pack"]
     daemon += [f"--base-path={folder}", "--listen=127.0.0.1", f"--port={port}", str(folder)]
-    with running(daemon, folder / "daemon.log"):
-        jenkins = Jenkins(project, folder, f"git://127.0.0.1:{port}/origin.git", storage)
+    server = Server(folder, daemon)
+    server.launch()
+    jenkins = Jenkins(project, folder, f"git://127.0.0.1:{port}/origin.git", running_s3)
+    try:
         project.set(**LENIENT)
         jenkins.write_tests("assert 1 + 1 == 2")
         jenkins.push("A project with results")
-        try:
-            yield jenkins
-        finally:
-            jenkins.close()
+        yield jenkins
+    finally:
+        jenkins.close()
+        server.kill()
 
 
 @pytest.mark.jenkins
@@ -265,7 +210,7 @@ def test_a_good_commit_is_deployed(jenkins: Jenkins) -> None:
     assert build.status == 0, build.log[-5000:]
     assert build.stages() == [
         *("Checkout", "Pipeline", "Lint", "Tests", "Pull", "Preprocess", "Train", "Evaluate"),
-        *("Reproducibility", "Report", "Gate", "Push", "Bento", "Image", "Smoke test", "Release"),
+        *("Reproducibility", "Diff", "Gate", "Push", "Bento", "Image", "Smoke test", "Release"),
         *("Deploy", "Switch", "Check", "Promote"),
     ]
     # In the agent's image is what needs packages; outside, what needs an engine.
@@ -276,7 +221,7 @@ def test_a_good_commit_is_deployed(jenkins: Jenkins) -> None:
     assert not inside["make deploy"]
     assert build.first("junit")["tests"] == "1"
     archived = set(build.first("archive")["files"])
-    assert {"report.html", "changes.md", "changes.html", "gate.md", "gate.json"} < archived
+    assert {"report.html", "diff.md", "diff.html", "gate.md", "gate.json"} < archived
     assert "build/sbom.cdx.json" in archived
     assert build.posts() == ["always", "cleanup"]
     assert "Reproduced, byte for byte." in build.log

@@ -1,32 +1,27 @@
-"""`make verify` and `make changes`, in a project whose pipeline has run."""
+"""`make`, `signs verify` and `signs diff`, in a project whose pipeline has run."""
 
 import json
-from pathlib import Path
+import sys
 
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def verify(project):
-    return project.run("python", "-m", "signs.operations.reproduce")
+def signs(project, *arguments):
+    return project.run("python", "-m", "signs", *arguments)
 
 
-def changes(project, *arguments):
-    return project.run("python", "-m", "signs.operations.diff", *arguments)
-
-
-def edit(path: Path, change):
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
+def set_accuracy(project):
+    path = project.path("metrics/evaluate/metrics.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"accuracy": 0.125}))
 
 
 def test_what_comes_out_again_is_verified_byte_for_byte(done):
     cached = sorted(done.path(".dvc/cache/files").rglob("*"))
-    said = verify(done).succeeds()
+    said = signs(done, "verify").succeeds()
     assert "Reproduced, byte for byte." in said
-    assert said.count("the same") == 4
+    assert said.count("the same") == 5
     assert sorted(done.path(".dvc/cache/files").rglob("*")) == cached
 
 
@@ -35,33 +30,52 @@ def test_a_forgotten_run_is_named(done):
     file = done.path("signs/training/augment.py")
     file.write_text(file.read_text() + "\n# Another.\n")
     done.commit("Changed, but not run")
-    verify(done).fails_with("dvc.lock is not of this commit", "train was run with another")
+    signs(done, "verify").fails_with("dvc.lock is not of this commit", "train was run with another")
 
 
 def test_photos_that_no_remote_has_are_named(done):
     done.path("tiny.dvc").unlink()
     done.commit("Photos that DVC does not know")
-    verify(done).fails_with("failed in a clone of the commit")
+    signs(done, "verify").fails_with("failed in a clone of the commit")
 
 
-def test_changes_are_told_in_text_and_pictures(done):
+def test_make_names_the_committed_results_that_it_changed(done):
+    def make():
+        return done.run("make", "-o", "setup", f"VENV={sys.prefix}").succeeds()
+
+    last = "Pictures and tables: report.html"
+    assert make().splitlines()[-1] == last
+    set_accuracy(done)
+    done.dvc("commit", "--force", "evaluate").succeeds()
+    said = make().partition(last)[2]
+    assert said.startswith("\nThis run made dvc.lock, metrics/ again, and git shows changes: times")
+
+
+def test_a_diff_has_text_and_pictures(done):
     done.commit("Results")
-    said = changes(done, "--base", "HEAD").succeeds()
+    said = signs(done, "diff", "--base", "HEAD").succeeds()
     assert "Metrics: the same." in said
-    assert "The same." in done.path("changes.html").read_text()
+    assert "Settings: the same." in said
+    assert done.path("diff.html").read_text().count("The same.") == 3
 
-    edit(done.path("metrics/evaluate/metrics.json"), lambda metrics: metrics.update(accuracy=0.125))
+    set_accuracy(done)
     done.set(**{"train.seed": 7})
-    picture = done.path("metrics/evaluate/confusion.png")
-    picture.write_bytes(done.path("metrics/evaluate/recall.png").read_bytes())
-    said = changes(done, "--base", "HEAD").succeeds()
-    text = done.path("changes.md").read_text()
+    done.path("metrics/report/confusion.png").write_bytes(
+        done.path("metrics/report/recall.png").read_bytes()
+    )
+    done.path("metrics/report/recall.png").unlink()
+    said = signs(done, "diff", "--base", "HEAD").succeeds()
+    text = done.path("diff.md").read_text()
     assert text in said
-    assert "| accuracy | " in text
-    assert " | 0.1250 | " in text
-    assert "| train.seed | 1 | 7 | 6 |" in text
-    page = done.path("changes.html").read_text()
-    assert page.count("<img ") == 2
-    assert "evaluate/confusion.png" in page
-    assert "train.seed" in page
-    changes(done, "--base", "nothing").fails_with("git knows no 'nothing'")
+    (row,) = (line for line in text.splitlines() if "| accuracy " in line)
+    assert "metrics/evaluate/metrics.json" in row
+    assert "| 0.125 " in row
+    assert [cell.strip() for cell in text.splitlines()[-1].split("|")[1:-1]] == [
+        *("train.seed", "1", "7")
+    ]
+    page = done.path("diff.html").read_text()
+    # One picture has two versions, the other had one.
+    assert page.count("<img ") == 3
+    assert "report/confusion.png" in page
+    assert "<td>train.seed</td>" in page
+    signs(done, "diff", "--base", "nothing").fails_with("git knows no 'nothing'")
