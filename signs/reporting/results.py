@@ -42,7 +42,7 @@ def leaks(audit: Json) -> bool:
 def settings(evaluate: Evaluate, metadata: Metadata) -> Json:
     """What the run used, and no more: other settings may change without a new report."""
     provenance = dict(metadata.provenance)
-    used = provenance.pop("params")
+    used = dict(provenance.pop("params"))
     provenance["auxiliary_outliers"] = ", ".join(provenance["auxiliary_outliers"])
     return {
         "dataset": provenance.pop("dataset"),
