@@ -1,66 +1,117 @@
-"""Pictures of many photos at once."""
-
-from __future__ import annotations
+"""Many photos in one picture, with titles and captions: one layout for all such pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import cv2
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 from signs.data.images import Image
+from signs.reporting import style
+from signs.reporting.style import DARK, DPI, UNIT
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-DPI = 100
-CAPTION_WIDTH = 260  # pixels, for about 40 letters at 8 points
-GAP = 4
+HEAD, LINE = 24, 14  # heights of the title and of a line of text, in units
+PAPER, FRAME = 255, 240  # grey levels around the tiles, and around a photo in its tile
 
 
-def contact_sheet(
-    rows: Sequence[tuple[str, Sequence[Image]]], path: Path, title: str, tile: int = 56
+class Line(NamedTuple):
+    """A line of a caption."""
+
+    text: str
+    colour: str = DARK
+    weight: str = "normal"
+
+
+class Tile(NamedTuple):
+    """A photo (RGB or grey, uint8, of any size) and the lines below it."""
+
+    photo: Image
+    caption: Sequence[Line] = ()
+
+
+class Row(NamedTuple):
+    """Tiles side by side, and the text to the left of them."""
+
+    tiles: Sequence[Tile]
+    title: str = ""
+
+
+def plot_grid(
+    rows: Sequence[Row],
+    path: Path,
+    size: tuple[int, int],
+    gap: int,
+    head: tuple[str, str] = ("", ""),
 ) -> None:
-    """Save a picture (.jpg or .png) with one captioned row of photos after another.
+    """Save rows of photos with captions; without rows, the heading alone.
 
     Args:
-        rows: (caption, RGB or grey photos, uint8, of any size); a long row is cut.
-        path: where to write it; its folder must exist.
-        title: printed above.
-        tile: pixels a side that each photo gets.
+        rows: from top to bottom; they need not be equally long.
+        path: the picture (.png or .jpg).
+        size: width and height of each tile in units; photos keep their proportions.
+        gap: between tiles, in units.
+        head: title, and an explanation below it.
     """
-    # Not above: each worker process of a stage imports what the stage imports.
-    from matplotlib.figure import Figure
-
-    columns = max((len(photos) for _, photos in rows), default=1)
-    columns = max(1, min(columns, (1400 - CAPTION_WIDTH) // (tile + GAP)))
-    step = tile + GAP
-    canvas = np.full((max(1, len(rows)) * step, columns * step, 3), 255, np.uint8)
-    for y, (_, photos) in enumerate(rows):
-        for x, photo in enumerate(photos[:columns]):
-            place = canvas[y * step : y * step + tile, x * step : x * step + tile]
-            resized = cv2.resize(photo, (tile, tile), interpolation=cv2.INTER_AREA)
-            place[:] = resized.reshape(tile, tile, -1)
-    height, width = canvas.shape[:2]
-    header = 36
-    figure = Figure(figsize=((width + CAPTION_WIDTH) / DPI, (height + header) / DPI), dpi=DPI)
-    total_width, total_height = width + CAPTION_WIDTH, height + header
-    axes = figure.add_axes(
-        (CAPTION_WIDTH / total_width, 0, width / total_width, height / total_height)
-    )
-    axes.imshow(canvas, interpolation="nearest", aspect="auto")
-    axes.set_axis_off()
-    for y, (caption, _) in enumerate(rows):
-        text = axes.text(-8, y * step + tile / 2, caption, ha="right", va="center", fontsize=8)
-        text.set_parse_math(False)  # a "$" in a class name is no formula
-    figure.text(0.01, 1 - 12 / total_height, title, fontsize=10, weight="bold", va="top")
-    save(figure, path)
+    letters = max((len(line) for row in rows for line in row.title.split("\n")), default=0)
+    lines = max((len(tile.caption) for row in rows for tile in row.tiles), default=0)
+    left = gap + (round(style.LETTER * letters) + gap if letters else 0)
+    top = gap + HEAD * bool(head[0]) + LINE * bool(head[1])
+    step = np.array(size) + gap + [0, lines * LINE + gap // 2 * bool(lines)]
+    width, height = step * [max((len(row.tiles) for row in rows), default=0), len(rows)]
+    width = max(left + width, round(1.2 * style.LETTER * max(map(len, head))))
+    with matplotlib.rc_context(style.STYLE):
+        figure, photos = style.figure(width, top + height), []
+        style.head(figure, *head)
+        for number, row in enumerate(rows):
+            y = top + number * step[1]
+            _write(figure, (left - gap, y + size[1] / 2), Line(row.title), "right")
+            for place, tile in enumerate(row.tiles):
+                x = left + place * step[0]
+                photos.append((pixels(x), pixels(y), tile.photo))
+                for below, line in enumerate(tile.caption):
+                    _write(figure, (x, y + size[1] + LINE * (below + 0.7)), line, "left")
+        picture = style.rendered(figure)
+    for x, y, photo in photos:
+        tile_pixels = fit(photo, pixels(size[0]), pixels(size[1]))
+        picture[y : y + len(tile_pixels), x : x + tile_pixels.shape[1]] = tile_pixels
+    style.write(picture, path, cv2.IMWRITE_PNG_FILTER_PAETH)
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Save a figure as JPEG or PNG; the same figure always gives the same bytes."""
-    if path.suffix == ".jpg":
-        figure.savefig(path, dpi=DPI, pil_kwargs={"quality": 85})
-    else:
-        figure.savefig(path, dpi=DPI, metadata={"Software": None})
+def rows_of(tiles: Sequence[Tile], columns: int) -> list[Row]:
+    """Rows without titles, all but the last of this length."""
+    return [Row(tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
+
+
+def fit(photo: Image, width: int, height: int) -> Image:
+    """A photo as RGB of this many pixels, its proportions kept, with grey where it leaves room."""
+    scale = min(width / photo.shape[1], height / photo.shape[0])
+    size = max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale))
+    method = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
+    resized = cv2.resize(photo, size, interpolation=method)
+    result = np.full((height, width, 3), FRAME, np.uint8)
+    top, left = (height - size[1]) // 2, (width - size[0]) // 2
+    result[top : top + size[1], left : left + size[0]] = resized.reshape(size[1], size[0], -1)
+    return result
+
+
+def strip(photos: Sequence[Image], side: int, gap: int) -> Image:
+    """Photos side by side as one, for a tile that shows several; lengths in units."""
+    tiles = [fit(photo, pixels(side), pixels(side)) for photo in photos]
+    between = np.full((pixels(side), pixels(gap), 3), PAPER, np.uint8)
+    parts = [part for tile in tiles for part in (between, tile)]
+    return np.hstack(parts[1:])
+
+
+def pixels(units: float) -> int:
+    """A length in units of the layout as pixels of the picture."""
+    return round(units * DPI / UNIT)
+
+
+def _write(figure: Figure, place: tuple[float, float], line: Line, align: str) -> None:
+    """Write a line at a place in units from the upper left corner."""
+    width, height = figure.get_size_inches() * UNIT
+    text = figure.text(place[0] / width, 1 - place[1] / height, line.text, ha=align, va="center")
+    text.set(fontsize=7.5, color=line.colour, weight=line.weight)

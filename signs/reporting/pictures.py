@@ -1,0 +1,183 @@
+"""All pictures of a run, from the tables that the other stages wrote and the photos themselves."""
+
+import textwrap
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from signs import paths
+from signs.data import arrays, layouts
+from signs.data.images import Image, decode
+from signs.evaluation import corruptions
+from signs.inference.classifier import Metadata
+from signs.reporting import plots, style
+from signs.reporting.grids import Line, Row, Tile, fit, pixels, plot_grid, rows_of, strip
+from signs.reporting.results import Json, read_json, read_table
+from signs.reporting.style import DARK, GREY, QUIET, RED
+from signs.synthesis import render
+
+CURVES = {
+    "train_loss": "train/loss.tsv",
+    "train_accuracy": "train/accuracy.tsv",
+    "validation_loss": "validation/loss.tsv",
+    "validation_accuracy": "validation/accuracy.tsv",
+    "learning_rate": "learning_rate.tsv",
+}
+SALIENT = (230.0, 40.0, 20.0)  # RGB
+MISTAKE, EXAMPLE, DUPLICATE, SAMPLE = 186, 84, 44, 32  # sides of tiles, in units
+SAMPLES = 6  # synthetic photos of each class
+
+
+def write(metadata: Metadata, folder: Path) -> None:
+    """Write the pictures of the run in the working directory; what was not measured has none."""
+    predictions = read_table(paths.PREDICTIONS)
+    test = predictions[predictions["split"] == "test"]
+    details = read_json(paths.EVALUATE_METRICS / "details.json")
+    _diagrams(test, details, metadata, folder)
+    data = arrays.load()
+    reader = layouts.Reader(paths.DATA / data.dataset)
+    _mistakes(test, data, reader, folder / "mistakes.jpg")
+    if "corruption_example" in details:
+        example = data.samples[data.samples["file"] == details["corruption_example"]]
+        _corruptions(example, reader, folder / "corruptions.jpg")
+    _duplicates(data.dataset, reader, folder / "duplicates.jpg")
+    if data.dataset == "synthetic":
+        _contact_sheet(data, reader, folder / "contact_sheet.png")
+
+
+def _diagrams(test: pd.DataFrame, details: Json, metadata: Metadata, folder: Path) -> None:
+    tables = paths.TRAIN_METRICS / "plots/metrics"
+    curves = {name: pd.read_csv(tables / file, sep="\t") for name, file in CURVES.items()}
+    last = {name: table.iloc[:, -1] for name, table in curves.items()}
+    plots.plot_curves(pd.DataFrame(last), folder / "curves.png")
+    plots.plot_confusion(
+        test["label"].to_numpy(),
+        test["predicted_label"].to_numpy(),
+        metadata.names,
+        metadata.class_ids,
+        folder / "confusion.png",
+    )
+    plots.plot_recall(read_table(paths.EVALUATE_METRICS / "classes.csv"), folder / "recall.png")
+    plots.plot_reliability(
+        test["uncalibrated_confidence"].to_numpy(),
+        test["confidence"].to_numpy(),
+        test["correct"].to_numpy(),
+        (details["test"]["ece_uncalibrated"], details["test"]["ece"]),
+        folder / "reliability.png",
+    )
+    ood = read_table(paths.OOD_PREDICTIONS)
+    if len(ood):
+        energies = test["energy"].to_numpy(), ood["energy"].to_numpy()
+        plots.plot_ood(*energies, metadata.energy_threshold, folder / "ood.png")
+
+
+def _mistakes(
+    test: pd.DataFrame, data: arrays.Prepared, reader: layouts.Reader, path: Path
+) -> None:
+    """The wrong predictions of the highest confidence, and what led to them."""
+    names = data.labels["Name"]
+    maps = np.load(paths.SALIENCY)
+    wrong = test[~test["correct"]].sort_values("confidence", ascending=False, kind="stable")
+    rows = pd.Index(data.samples["file"]).get_indexer(wrong["file"])
+    tiles = []
+    for mistake, row, importance in zip(wrong.to_dict("records"), rows, maps, strict=False):
+        photo = decode(reader.read(mistake["file"]))
+        photo = _with_inset(photo, overlay(data.images[row], importance))
+        true, predicted = names[mistake["label"]], names[mistake["predicted_label"]]
+        caption = _mistake_caption(true, predicted, mistake["confidence"], mistake["file"])
+        tiles.append(Tile(photo, caption))
+    head = ("", "") if tiles else ("No mistake: every test photo was read right.", "")
+    plot_grid(rows_of(tiles, 6), path, (MISTAKE, MISTAKE), 14, head)
+
+
+def overlay(image: Image, importance: npt.NDArray[np.float32]) -> Image:
+    """A prepared image in grey, with what speaks for the predicted class in red.
+
+    Args:
+        image: uint8 (size, size, channels).
+        importance: (size, size), an occlusion map.
+
+    Returns:
+        RGB, uint8 (size, size, 3).
+    """
+    smooth = np.asarray(
+        cv2.GaussianBlur(np.clip(importance, 0, None), (0, 0), max(1.0, len(importance) / 24))
+    )
+    share = 0.75 * smooth[:, :, None] / max(float(smooth.max()), 1e-6)
+    grey = image.mean(axis=2, keepdims=True).repeat(3, axis=2)
+    result: Image = np.rint(grey * (1 - share) + np.array(SALIENT) * share).astype(np.uint8)
+    return result
+
+
+def _with_inset(photo: Image, inset: Image) -> Image:
+    """A square photo with another in its lower right corner."""
+    side = pixels(MISTAKE)
+    result, small = fit(photo, side, side), side * 2 // 5
+    result[-small - 4 :, -small - 4 :] = 255
+    result[-small:, -small:] = fit(inset, small, small)
+    return result
+
+
+def _mistake_caption(true: str, predicted: str, confidence: float, file: str) -> list[Line]:
+    """The lines below a mistake: what was predicted, what is true, the file."""
+    percent = f"{100 * confidence:.1f}\N{NO-BREAK SPACE}%"
+    read = textwrap.wrap(f"read: {predicted}, {percent}", 29, max_lines=3, placeholder=" …")
+    really = textwrap.wrap(f"true: {true}", 32, max_lines=2, placeholder=" …")
+    name = file if len(file) <= 30 else "…" + file[-29:]
+    return [
+        *(Line(line, RED, "bold") for line in read),
+        *(Line(line, DARK) for line in really),
+        Line(name, GREY),
+    ]
+
+
+def _corruptions(example: pd.DataFrame, reader: layouts.Reader, path: Path) -> None:
+    """How each corruption looks, and the accuracy with it: a row a kind, a column a level."""
+    table = read_table(paths.EVALUATE_METRICS / "corruptions.csv")
+    photo = corruptions.shrink(decode(reader.read(example["file"].iloc[0])))
+    variants = iter(corruptions.all_variants(photo, 0, layouts.regions(example)[0]))
+    rows = []
+    for kind, accuracies in table.groupby("corruption", sort=False)["accuracy"]:
+        tiles = [Tile(photo, [Line("as it is", QUIET)])]
+        for accuracy in accuracies:
+            line = Line(f"{100 * accuracy:.0f} %", RED if accuracy < 0.5 else DARK)
+            tiles.append(Tile(next(variants), [line]))
+        rows.append(Row(tiles, str(kind)))
+    head = (
+        f"In bad conditions {100 * table['accuracy'].mean():.1f} % are read right",
+        f"Accuracy on {table['photos'].iloc[0]:,} test photos in each of {len(table)} "
+        "conditions, mild to severe. Shown: one of the photos.",
+    )
+    plot_grid(rows, path, (EXAMPLE, EXAMPLE), 10, head)
+
+
+def _duplicates(dataset: str, reader: layouts.Reader, path: Path) -> None:
+    """The largest groups of photos that stay together."""
+    table = read_table(paths.PREPROCESS_METRICS / "duplicates.csv")
+    rows = []
+    for _, group in table.groupby("group", sort=False) if len(table) else ():
+        first = group.iloc[0]
+        title = f"{first['name'][:38]}\n{first['files']} files, {first['distinct']} distinct"
+        rows.append(Row([Tile(decode(reader.read(file))) for file in group["file"]], title))
+    title = "the largest groups of photos that stay together" if rows else "no duplicates"
+    plot_grid(rows, path, (DUPLICATE, DUPLICATE), 4, (f"{dataset}: {title}", ""))
+
+
+def _contact_sheet(data: arrays.Prepared, reader: layouts.Reader, path: Path) -> None:
+    """The template of each synthetic class beside its first photos, with id and name."""
+    templates = render.templates_of(render.label_set(data.dataset))
+    tiles = []
+    for class_id, name in zip(data.labels["ClassId"], data.labels["Name"], strict=True):
+        template = render.rasterize(templates[class_id][0], pixels(SAMPLE))
+        alpha = template[:, :, 3:] / 255
+        on_white = (template[:, :, 2::-1] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+        files = data.samples.loc[data.samples["class_id"] == class_id, "file"]
+        photos = [decode(reader.read(file)) for file in files[:SAMPLES]]
+        # 16 levels a colour look the same in less than half the bytes, which git keeps.
+        sample = strip([on_white, *photos], SAMPLE, 2) | np.uint8(0b1111)
+        tiles.append(Tile(sample, [Line(f"{class_id}  {style.short(name)}")]))
+    width = SAMPLE + SAMPLES * (SAMPLE + 2)
+    plot_grid(rows_of(tiles, 3), path, (width, SAMPLE), 10)

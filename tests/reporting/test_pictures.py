@@ -1,0 +1,228 @@
+"""What the pictures show, by the colours at the places where it should be."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from signs.reporting import grids, pictures, plots, style
+from signs.reporting.grids import Line, Row, Tile
+from stages.report import report
+from tests.reporting.conftest import COLOURS, FILES, OOD_FILES, write
+
+LIMIT = 300_000  # bytes of a diagram
+NAMES = ["$5 $9", *(f"Class {i} with quite a long name" for i in range(1, 58))]
+SIDE = grids.pixels(40)
+
+
+def picture(path: Path) -> np.ndarray:
+    """RGB, int (H, W, 3)."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    assert image is not None
+    return image.astype(int)
+
+
+def where(image: np.ndarray, colour: str | tuple[int, ...], tolerance: int = 20) -> np.ndarray:
+    """(row, column) of each pixel of about this colour, "#rrggbb" or RGB."""
+    rgb = tuple(bytes.fromhex(colour[1:])) if isinstance(colour, str) else colour
+    return np.argwhere(np.abs(image - rgb).max(axis=2) <= tolerance)
+
+
+def middle(image: np.ndarray, left: float, top: float) -> np.ndarray:
+    """Mean colour of 9 x 9 pixels around a place in units."""
+    x, y = grids.pixels(left), grids.pixels(top)
+    return np.asarray(image[y - 4 : y + 5, x - 4 : x + 5].mean(axis=(0, 1)))
+
+
+def solid(colour: tuple[int, ...], height: int = 30, width: int = 30) -> np.ndarray:
+    return np.full((height, width, 3), colour, np.uint8)
+
+
+def class_table(correct: list[int], test: list[int]) -> pd.DataFrame:
+    table = pd.DataFrame({"class_id": range(len(test)), "name": NAMES[: len(test)]})
+    table["test"], table["correct"] = test, correct
+    table["recall"] = table["correct"] / table["test"].replace(0, np.nan)
+    return table.assign(recall_low=table["recall"], recall_high=table["recall"])
+
+
+@pytest.mark.parametrize("classes", [2, 58])
+def test_confusion_is_small_legible_and_red_where_wrong(tmp_path: Path, classes: int) -> None:
+    path, names, ids = tmp_path / "a.png", NAMES[:classes], range(classes)
+    true = np.repeat(np.arange(classes), 1000)
+    plots.plot_confusion(true, true, names, ids, path)
+    assert picture(path).shape[0] > 300
+    assert 300 < picture(path).shape[1] < 2200
+    assert path.stat().st_size < LIMIT
+    before = picture(path)
+    assert len(where(before, style.BLUE)) > classes * 100
+    predicted = true.copy()
+    predicted[0] = 1
+    plots.plot_confusion(true, predicted, names, ids, path)
+    red, _, blue = np.moveaxis(picture(path), -1, 0)
+    new_red = np.argwhere((red - blue > 20) & (before[..., 0] - before[..., 2] < 10))
+    # One error in a thousand is seen: in the first row, right of the diagonal's first cell.
+    assert len(new_red) > 100
+    diagonal = where(before, style.BLUE)
+    assert np.ptp(new_red[:, 0]) < 2 * np.ptp(diagonal[:, 0]) / classes
+    assert new_red[:, 1].min() > diagonal[:, 1].min()
+
+
+def test_recall_bars_are_as_long_as_the_recall(tmp_path: Path) -> None:
+    plots.plot_recall(class_table([10, 5, 0, 0], [10, 10, 10, 0]), tmp_path / "a.png")
+    image = picture(tmp_path / "a.png")
+    full, half = where(image, style.MIDDLE, 3), where(image, style.LIGHT, 3)
+    assert np.ptp(half[:, 1]) == pytest.approx(np.ptp(full[:, 1]) / 2, rel=0.02)
+    assert full[:, 0].max() < half[:, 0].min()
+    assert np.ptp(half[:, 0]) < 30  # the classes with recall 0 and without photos have no bar
+
+
+def test_reliability_shows_confidence_and_accuracy(tmp_path: Path) -> None:
+    correct = np.arange(100) < 80
+    places = []
+    for confidence in (0.3, 0.9):
+        after = np.full(100, confidence)
+        plots.plot_reliability(after, after, correct, (0.1, 0.1), tmp_path / "a.png")
+        image = picture(tmp_path / "a.png")
+        assert len(where(image, style.GREY, 3)) > 1000  # before, and the dashed line
+        blue = where(image, style.BLUE, 3)
+        assert blue[:, 1].min() > image.shape[1] / 2
+        places.append(blue.mean(axis=0))
+    assert places[1][1] > places[0][1] + 200
+
+
+def test_curves_fall_and_rise(tmp_path: Path) -> None:
+    epoch = np.arange(1, 31)
+    columns = {"train_loss": 2 / epoch, "validation_loss": 1.8 / epoch}
+    columns |= {"train_accuracy": 1 - 0.6 / epoch, "validation_accuracy": 1 - 0.5 / epoch}
+    curves = pd.DataFrame(columns | {"learning_rate": 0.004 / epoch})
+    for count in (1, 30):
+        plots.plot_curves(curves.head(count), tmp_path / "a.png")
+        assert (tmp_path / "a.png").stat().st_size < LIMIT
+    image = picture(tmp_path / "a.png")
+    panels = [image[100:450, start : start + 500] for start in (60, 660)]
+    for panel, sign in zip(panels, (1, -1), strict=True):
+        rows, columns_ = where(panel, style.BLUE, 3).T
+        inside = columns_ < 0.8 * panel.shape[1]  # not the line of the best epoch
+        assert sign * np.corrcoef(rows[inside], columns_[inside])[0, 1] > 0.4
+
+
+@pytest.mark.parametrize("threshold", [-2.0, 0.5, 2.0])
+def test_ood_photos_are_red_and_on_their_side(tmp_path: Path, threshold: float) -> None:
+    plots.plot_ood(np.ones(3), np.zeros(1), threshold, tmp_path / "a.png")
+    image = picture(tmp_path / "a.png")
+    red, blue = (
+        where(image, tuple(int(102 + 0.6 * c) for c in bytes.fromhex(colour[1:])), 3)
+        for colour in (style.RED, style.BLUE)
+    )
+    assert min(len(red), len(blue)) > 1000
+    assert np.median(red[:, 1]) < np.median(blue[:, 1])
+
+
+def test_grid_puts_each_tile_in_its_place(tmp_path: Path) -> None:
+    rows = [Row([Tile(solid(c)) for c in COLOURS]), Row([Tile(solid(COLOURS[2], 40, 20))])]
+    grids.plot_grid(rows, tmp_path / "a.png", (40, 40), 10)
+    image = picture(tmp_path / "a.png")
+    for place, colour in enumerate(COLOURS):
+        left = grids.pixels(10 + place * 50)
+        tile = image[grids.pixels(10) :, left:][:SIDE, :SIDE]
+        assert (tile == colour).all()
+    below = image[grids.pixels(60) :, grids.pixels(10) :][:SIDE, :SIDE]
+    assert (below[:, SIDE // 4 : -SIDE // 4] == COLOURS[2]).all()  # its proportions are kept
+    assert (below[:, : SIDE // 4 - 1] == grids.FRAME).all()
+    tiles = sum(len(where(image, colour, 0)) for colour in COLOURS)
+    assert tiles == pytest.approx(3.5 * SIDE**2)
+
+
+def test_grid_writes_titles_beside_and_captions_below(tmp_path: Path) -> None:
+    tile = Tile(solid(COLOURS[0]), [Line("first"), Line("second", style.RED)])
+    rows = [Row([tile], "a title\nof two lines")] * 2
+    grids.plot_grid(rows, tmp_path / "a.png", (80, 80), 10, ("A heading", "explained"))
+    image = picture(tmp_path / "a.png")
+    photos, red = where(image, COLOURS[0], 0), where(image, style.RED)
+    left, top = photos[:, 1].min(), photos[:, 0].min()
+    side = grids.pixels(80)
+    assert len(photos) == 2 * side**2
+    assert len(where(image[:, : left - 5][top:], style.DARK)) > 100  # titles
+    assert len(where(image[: top - 5], style.DARK)) > 100  # heading
+    assert (red[:, 1] >= left).all()
+    second = photos[photos[:, 0] > top + side][:, 0].min()
+    for start, end in ((top, second), (second, len(image))):
+        rows = red[:, 0][(start <= red[:, 0]) & (red[:, 0] < end)]
+        assert len(rows) > 20
+        assert rows.min() > start + side
+
+
+def test_overlay_is_red_where_it_matters() -> None:
+    importance = np.zeros((40, 40), np.float32)
+    importance[5:15, 5:15] = 2
+    importance[30:, 30:] = -5
+    for channels in (1, 3):
+        grey = np.full((40, 40, channels), 100, np.uint8)
+        shown = pictures.overlay(grey, importance).astype(int)
+        assert shown[10, 10, 0] > shown[10, 10, 2] + 80
+        assert tuple(shown[35, 35]) == (100, 100, 100)
+        assert (pictures.overlay(grey, 0 * importance) == 100).all()
+
+
+def test_the_stage_writes_pages_and_pictures_of_the_run(run: Path) -> None:
+    details = {"metrics/evaluate/details.json": FILES["metrics/evaluate/details.json"]}
+    write(run, OOD_FILES | details)
+    made = run / "metrics/report"
+
+    def outputs() -> dict[str, bytes]:
+        report()
+        files = [run / "report.html", run / "docs/model_card.md", *made.iterdir()]
+        return {path.name: path.read_bytes() for path in files}
+
+    assert outputs() == outputs()
+    text = (run / "report.html").read_text(encoding="utf-8")
+    assert text.count("data:image/") == 9
+    # The most confident mistake comes first; what led to it is red, in the corner.
+    mistakes = picture(made / "mistakes.jpg")
+    for place, colour in enumerate((COLOURS[1], COLOURS[0])):
+        left = 14 + place * (pictures.MISTAKE + 14)
+        assert middle(mistakes, left + 93, 14 + 40) == pytest.approx(colour, abs=8)
+        red, green, _ = middle(mistakes, left + 150, 14 + 150)
+        assert (red > green + 60) == (place == 0)
+    assert len(where(mistakes, style.RED)) > 100  # what was predicted
+    # Each kind's row has the photo as it is, and more of the same colour where the harm is mild.
+    corruptions = picture(made / "corruptions.jpg")
+    assert len(where(corruptions, COLOURS[0])) > 13 * grids.pixels(pictures.EXAMPLE) ** 2
+    duplicates = picture(made / "duplicates.jpg")
+    for colour, count in ((COLOURS[1], 3), (COLOURS[0], 2)):
+        tiles = len(where(duplicates, colour)) / grids.pixels(pictures.DUPLICATE) ** 2
+        assert tiles == pytest.approx(count, abs=0.3)
+    sheet = picture(made / "contact_sheet.png")
+    for place, colour in enumerate(COLOURS):
+        left = 10 + place * (pictures.SAMPLE + pictures.SAMPLES * (pictures.SAMPLE + 2) + 10)
+        photo = middle(sheet, left + 1.5 * pictures.SAMPLE + 2, 10 + pictures.SAMPLE / 2)
+        assert photo == pytest.approx(colour, abs=16)
+        template = sheet[15:, grids.pixels(left) :][:48, :48]
+        assert len(where(template, "#ffffff")) > 100
+        assert len(where(template, (176, 32, 32), 40)) > 100  # the rim of a speed limit
+
+
+def test_what_was_not_measured_has_no_picture(run: Path) -> None:
+    details = FILES["metrics/evaluate/details.json"].replace("corruption_example", "unused")
+    predictions = FILES["data/evaluation/predictions.csv"].replace("False", "True")
+    duplicates = FILES["metrics/preprocess/duplicates.csv"].splitlines()[0] + "\n"
+    write(
+        run,
+        {
+            "metrics/report/ood.png": "of an earlier run",
+            "metrics/evaluate/details.json": details,
+            "data/evaluation/predictions.csv": predictions,
+            "metrics/preprocess/duplicates.csv": duplicates,
+        },
+    )
+    report()
+    made = {path.name for path in (run / "metrics/report").iterdir()}
+    assert "confusion.png" in made
+    assert not made & {"ood.png", "corruptions.jpg"}
+    # That there is no mistake and no duplicate is said in words.
+    for name in ("mistakes.jpg", "duplicates.jpg"):
+        image = picture(run / "metrics/report" / name)
+        assert image.shape[0] < 100
+        assert len(where(image, style.DARK, 60)) > 100
