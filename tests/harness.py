@@ -5,6 +5,7 @@ command line such as `nsenter ...`, it runs in another network: tests/cluster ha
 """
 
 import contextlib
+import functools
 import getpass
 import os
 import re
@@ -247,7 +248,7 @@ class S3(Server):
         super().__init__(folder, command, enter, environment, **options)
         self._enter = enter
 
-    @property
+    @functools.cached_property
     def client(self) -> Any:
         return botocore.session.Session().create_client(
             "s3",
