@@ -1,5 +1,6 @@
 """A copy of the repository with a tiny photo set, in which the real `dvc` runs the real stages."""
 
+import json
 import os
 import shutil
 import signal
@@ -16,9 +17,11 @@ import numpy as np
 import pytest
 import yaml
 
+from signs import params
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-# Not part of a clone in which a pipeline starts from nothing.
+# Files that a clone in which the pipeline has never run does not have.
 LEFT_OUT = ("dvc.lock", "metrics/", "tests/")
 
 CLASSES, PHOTOS = 4, 12
@@ -35,7 +38,7 @@ TINY = {
     "train.compact.synthetic_share": 0.0,
 }
 
-# Every Python that starts notes its command, and whether it asks for TensorFlow.
+# Every Python process notes its command, and whether it imports TensorFlow.
 NOTES = """
 import os, sys
 
@@ -56,13 +59,13 @@ sys.meta_path.insert(0, Watch)
 
 @dataclass
 class Outcome:
-    """How a command ended and what it said, on stdout and stderr together."""
+    """How a command ended and what it printed, on stdout and stderr together."""
 
     rc: int
     text: str
 
     def fails_with(self, *parts: str) -> None:
-        """Assert a failure that a person can understand: one message, no traceback."""
+        """Assert that it failed with a message, not with a traceback."""
         assert self.rc != 0, self.text
         assert "Traceback" not in self.text, self.text
         for part in parts:
@@ -87,7 +90,7 @@ class Running:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                # A shell that starts the tests in the background makes them deaf to Ctrl-C.
+                # A shell that starts the tests in the background lets them ignore Ctrl-C.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
@@ -96,7 +99,7 @@ class Running:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def wait_until(self, condition: Callable[[], object]) -> None:
-        """Wait for something that the command does; an assertion fails if it ends before."""
+        """Wait for something that the command does; fails if it ends before."""
         while not condition():
             assert self.process.poll() is None, self.text
             time.sleep(0.005)
@@ -106,11 +109,11 @@ class Running:
         os.killpg(self.process.pid, number)
 
     def wait(self) -> Outcome:
-        """The outcome, once the command has ended and its output is complete."""
+        """The outcome, once the command has ended."""
         return Outcome(self.process.wait(), self.text)
 
     def leaves_nothing_behind(self) -> bool:
-        """Whether all processes of the group end, too (Python's resource tracker is slower)."""
+        """Whether all processes of the group end too; Python's resource tracker is slower."""
         for _ in range(400):
             try:
                 os.killpg(self.process.pid, 0)
@@ -121,7 +124,7 @@ class Running:
 
 
 class Project:
-    """One such copy."""
+    """A copy of the repository."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -151,6 +154,13 @@ class Project:
     def path(self, name: str) -> Path:
         return self.folder / name
 
+    def json(self, name: str) -> Any:
+        return json.loads(self.path(name).read_text(encoding="utf-8"))
+
+    def append(self, name: str, text: str) -> None:
+        with self.path(name).open("a", encoding="utf-8") as file:
+            file.write(text)
+
     def start(self, *command: str) -> Running:
         return Running(list(command), self.folder, self.environment)
 
@@ -178,19 +188,14 @@ class Project:
         self.run("git", "commit", "--quiet", "--allow-empty", "-m", message).succeeds()
 
     def set(self, **values: Any) -> None:
-        """Change parameters; dots of a key are written as they are: set(**{"a.b": 1})."""
+        """Change parameters, with dotted keys: set(**{"train.seed": 1})."""
         file = self.path("params.yaml")
-        params = yaml.safe_load(file.read_text(encoding="utf-8"))
-        for key, value in values.items():
-            *blocks, last = key.split(".")
-            block = params
-            for name in blocks:
-                block = block[name]
-            block[last] = value
-        file.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+        content = params.read(file)
+        params.assign(content, values)
+        file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
     def notes(self) -> list[str]:
-        """What the Pythons noted that started since the last call."""
+        """What the Python processes noted that started since the last call."""
         lines = self._notes.read_text().splitlines() if self._notes.exists() else []
         self._notes.unlink(missing_ok=True)
         return lines
@@ -205,7 +210,7 @@ class Project:
 
 
 def photo(class_id: int, number: int, side: int = 24) -> np.ndarray:
-    """A photo that is like no other: a pattern of its own, in its class's colour."""
+    """A photo that resembles no other: a pattern of its own, in its class's colour."""
     rng = np.random.default_rng([class_id, number])
     blocks = rng.integers(0, 160, (6, 6, 1)).repeat(3, axis=2).astype(np.uint8)
     blocks += np.array([(80, 0, 0), (0, 80, 0), (0, 0, 80), (40, 40, 40)][class_id], np.uint8)
@@ -235,8 +240,7 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Project:
     _write_photos(project.path("data/tiny"))
     # data/ is not in git, so `dvc add` cannot put its file there.
     project.path("tiny.dvc").write_text("outs:\n- path: data/tiny\n  hash: md5\n")
-    with project.path(".gitignore").open("a") as file:
-        file.write("\n.log.*\n")
+    project.append(".gitignore", "\n.log.*\n")
     project.run("git", "init", "--quiet", "-b", "main").succeeds()
     project.dvc("commit", "--force", "tiny.dvc").succeeds()
     project.commit("Start with a tiny photo set")
@@ -245,7 +249,7 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @dataclass
 class Finished:
-    """A project after its first `dvc repro`, and what the Pythons noted in it."""
+    """A project after its first `dvc repro`, and what its Python processes noted."""
 
     project: Project
     notes: list[str]
@@ -253,7 +257,7 @@ class Finished:
 
 @pytest.fixture(scope="session")
 def finished(blank: Project, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """The whole pipeline, run once and committed. Not to be changed."""
+    """The whole pipeline, run once and committed. Tests must not change it."""
     project = blank.copy(tmp_path_factory.mktemp("finished") / "clone")
     project.dvc("repro").succeeds()
     notes = project.notes()
@@ -269,7 +273,7 @@ def write_photos() -> Callable[[Path, int], None]:
 
 @pytest.fixture(scope="session")
 def stages_in() -> Callable[[list[str]], list[str]]:
-    """The stages among the Pythons that were started, in order."""
+    """The stages among the Python processes that were noted, in order."""
     return lambda notes: [
         line.removeprefix("-m stages.") for line in notes if line.startswith("-m stages.")
     ]
@@ -277,13 +281,13 @@ def stages_in() -> Callable[[list[str]], list[str]]:
 
 @pytest.fixture
 def fresh(blank: Project, tmp_path: Path) -> Iterator[Project]:
-    """A fresh clone of one's own."""
+    """A fresh clone that the test may change."""
     yield blank.copy(tmp_path / "clone")
     shutil.rmtree(tmp_path, ignore_errors=True)
 
 
 @pytest.fixture
 def done(finished: Finished, tmp_path: Path) -> Iterator[Project]:
-    """A finished pipeline of one's own."""
+    """A finished pipeline that the test may change."""
     yield finished.project.copy(tmp_path / "clone")
     shutil.rmtree(tmp_path, ignore_errors=True)

@@ -4,178 +4,185 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from sklearn.metrics import balanced_accuracy_score, f1_score
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
+STAGES = ["synthesize", "preprocess", "train", "evaluate", "report"]
+
+
+@pytest.fixture
+def tables(finished):
+    """Reads a CSV file of the finished project."""
+    return lambda name: pd.read_csv(finished.project.path(name))
+
+
+@pytest.fixture
+def details(finished):
+    return finished.project.json("metrics/evaluate/details.json")
+
+
+# What a run makes
+
 
 def test_a_first_run_makes_all_outputs(finished, stages_in):
-    assert stages_in(finished.notes) == ["synthesize", "preprocess", "train", "evaluate"]
-    stages = yaml.safe_load(finished.project.path("dvc.yaml").read_text())["stages"]
-    for stage in stages.values():
-        for out in stage["outs"]:
-            path = finished.project.path(out if isinstance(out, str) else next(iter(out)))
-            assert path.is_file() or any(path.iterdir()), path
-    assert not list(finished.project.path(".resume").iterdir())
-    assert not finished.project.path("data/prepared.tmp").exists()
-
-
-def test_drawn_photos_train_beside_a_set_of_ones_own(fresh):
-    names = "ClassId,Name\n0,Stop\n1,Our own sign\n2,Yield\n3,No entry\n"
-    fresh.path("data/tiny/labels.csv").write_text(names)
-    fresh.set(**{"train.compact.synthetic_share": 0.5, "train.compact.epochs": 1})
-    said = fresh.dvc("repro", "train").succeeds()
-    assert "6 drawn photos of 3 classes train beside them." in said
-    audit = json.loads(fresh.path("metrics/preprocess/audit.json").read_text())
-    assert audit["files"] == 48
-    assert audit["drawn"] == {"photos": 6, "classes": 3}
-
-
-def test_metrics_are_in_range(finished):
+    assert stages_in(finished.notes) == STAGES
     project = finished.project
-    headline = json.loads(project.path("metrics/evaluate/metrics.json").read_text())
-    metrics = json.loads(project.path("metrics/evaluate/details.json").read_text())
-    assert headline["accuracy"] == metrics["test"]["accuracy"]
-    for split in ("validation", "test"):
-        for name, value in metrics[split].items():
-            if name in ("images", "groups", "classes"):
-                assert value == 4  # one photo of each class, none like another
-            elif name == "strangers":
-                assert value == 2 * 16  # of every second of 33 classes of another label set
-            elif name == "log_loss":
-                assert value >= 0
-            else:
-                assert 0 <= value <= 1, name
-        assert metrics[split]["accuracy_low"] <= metrics[split]["accuracy"]
-        assert metrics[split]["accuracy_high"] >= metrics[split]["accuracy"]
-    assert 0 <= metrics["threshold"] <= 1
-    assert "elsewhere" not in metrics  # strangers alone
-    assert "committee" not in metrics  # nobody asked for one
-    assert 0.05 <= metrics["temperature"] <= 20
-    assert metrics["onnx_max_difference"] <= 0.001
-    audit = json.loads(project.path("metrics/preprocess/audit.json").read_text())
+    for stage in yaml.safe_load(project.path("dvc.yaml").read_text())["stages"].values():
+        for out in [out for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]:
+            path = project.path(out if isinstance(out, str) else next(iter(out)))
+            assert path.is_file() or any(path.iterdir()), path
+    assert not list(project.path(".resume").iterdir())
+    assert not project.path("data/prepared.tmp").exists()
+    audit = project.json("metrics/preprocess/audit.json")
     assert audit["files"] == audit["train"] + audit["validation"] + audit["test"] == 48
 
 
-def test_the_epoch_of_the_least_validation_loss_is_deployed(finished):
+def test_metrics_are_those_of_the_predictions(finished, tables, details):
+    predictions = tables("data/evaluation/predictions.csv")
+    samples = tables("data/prepared/samples.csv")
+    held_out = samples[samples["split"].isin(["validation", "test"])]
+    assert predictions["file"].tolist() == held_out["file"].tolist()
+    assert set(predictions["prediction"]) <= {0, 1, 2, 3}
+    for name, rows in predictions.groupby("split"):
+        metrics = details[name]
+        # One photo of each class, none like another.
+        assert metrics["images"] == metrics["groups"] == metrics["classes"] == 4
+        labels, predicted = rows["label"], rows["predicted_label"]
+        assert (rows["correct"] == (labels == predicted)).all()
+        expected = {
+            "accuracy": rows["correct"].mean(),
+            "balanced_accuracy": balanced_accuracy_score(labels, predicted),
+            "macro_f1": f1_score(labels, predicted, average="macro", labels=range(4)),
+            "accepted": rows["accepted"].mean(),
+        }
+        assert {key: metrics[key] for key in expected} == pytest.approx(expected, abs=1e-4)
+        assert metrics["accuracy_low"] < metrics["accuracy_high"]
+        assert metrics["accuracy_low"] <= metrics["accuracy"] <= metrics["accuracy_high"]
+    headline = finished.project.json("metrics/evaluate/metrics.json")
+    assert headline.items() <= details["test"].items()
+    assert details["onnx_max_difference"] <= 0.001
+    assert "external" not in details  # the OOD set has no class that the network knows
+    assert "ensemble" not in details  # none was asked for
+
+
+def test_out_of_distribution_photos_are_counted(tables, details):
+    predictions = tables("data/evaluation/ood_predictions.csv")
+    by_class = tables("metrics/evaluate/ood.csv")
+    assert len(predictions) == by_class["photos"].sum() == details["test"]["ood_images"] == 2 * 16
+    rejected = 1 - predictions["accepted"].mean()
+    assert rejected == pytest.approx(details["test"]["ood_rejection_rate"], abs=1e-4)
+    expected = 1 - predictions.groupby("name")["accepted"].mean()
+    assert by_class.set_index("name")["rejected"].to_dict() == pytest.approx(expected.to_dict())
+    assert "No sign" not in by_class["name"].tolist()  # an outlier, so met in training
+    assert "Stop" not in by_class["name"].tolist()  # in both label sets
+
+
+def test_corruptions_are_measured_on_the_test_photos(tables, details):
+    table = tables("metrics/evaluate/corruptions.csv")
+    assert len(table) == 13 * 5
+    assert (table["photos"] == 4).all()
+    assert table["accuracy"].isin([0, 0.25, 0.5, 0.75, 1]).all()
+    mean = table["accuracy"].mean()
+    assert details["test"]["corrupted_accuracy"] == pytest.approx(mean, abs=1e-4)
+    samples = tables("data/prepared/samples.csv").set_index("file")
+    assert samples["split"][details["corruption_example"]] == "test"
+
+
+def test_mistakes_have_a_saliency_map_each(finished, tables):
+    predictions = tables("data/evaluation/predictions.csv")
+    mistakes = (~predictions["correct"][predictions["split"] == "test"]).sum()
+    maps = np.load(finished.project.path("data/evaluation/saliency.npy"))
+    assert len(maps) == mistakes
+    assert maps.dtype == np.float32
+    assert maps.shape[1:] in ((), (16, 16))
+
+
+def test_the_epoch_with_the_lowest_validation_loss_is_exported(finished, details):
     folder = finished.project.path("metrics/train")
     losses = pd.read_csv(folder / "plots/metrics/validation/loss.tsv", sep="\t")["loss"]
     best = json.loads((folder / "metrics.json").read_text())["best"]
     assert best["epoch"] == 1 + losses.idxmin()
     assert best["validation_loss"] == pytest.approx(losses.min())
-    about = json.loads(finished.project.path("models/classifier/classifier.json").read_text())
-    deployed = about["provenance"]["validation"]["accuracy"]
-    assert deployed == pytest.approx(best["validation_accuracy"])
+    assert details["validation"]["accuracy"] == pytest.approx(best["validation_accuracy"])
 
 
-def test_strangers_are_counted(finished):
-    project = finished.project
-    test = json.loads(project.path("metrics/evaluate/details.json").read_text())["test"]
-    table = pd.read_csv(project.path("metrics/evaluate/ood.csv"))
-    assert table["photos"].sum() == test["strangers"]
-    refused = (table["photos"] * table["refused"]).sum() / test["strangers"]
-    assert refused == pytest.approx(test["ood_rejection_rate"], abs=1e-3)
-    assert "No sign" not in table["name"].tolist()  # an outlier, so met in training
-    assert "Stop" not in table["name"].tolist()  # in both label sets
-
-
-def test_the_model_card_says_what_was_measured(finished):
-    project = finished.project
-    test = json.loads(project.path("metrics/evaluate/details.json").read_text())["test"]
-    about = json.loads(project.path("models/classifier/classifier.json").read_text())
-    card = project.path("docs/model_card.md").read_text()
+def test_report_and_model_card_say_what_was_measured(finished, details):
+    project, test = finished.project, details["test"]
+    metadata = project.json("models/classifier/classifier.json")
+    card = project.path("docs/model_card.md").read_text(encoding="utf-8")
     for value in (
         f"{test['accuracy']:.2%} ({test['accuracy_low']:.2%} to {test['accuracy_high']:.2%})",
         f"AUROC {test['ood_auroc']:.4f}",
-        f"below a confidence of {about['threshold']:.3f}",
+        f"confidence is below {metadata['threshold']:.3f}",
         "48 files, 48 distinct photos",
         "40 train, 4 validation, 4 test",
-        about["provenance"]["commit"],
+        metadata["provenance"]["commit"],
     ):
         assert value in card
+    page = project.path("report.html").read_text(encoding="utf-8")
+    assert "<img" in page
+    assert not re.search(r"""(src|href)=["']?(https?:|//)""", page)
 
 
-def test_each_held_out_photo_has_one_prediction(finished):
-    predictions = pd.read_csv(finished.project.path("data/predictions.csv"))
-    samples = pd.read_csv(finished.project.path("data/prepared/samples.csv"))
-    held_out = samples[samples["split"].isin(["validation", "test"])]
-    assert predictions["file"].tolist() == held_out["file"].tolist()
-    assert predictions["file"].is_unique
-    assert set(predictions["prediction"]) <= {0, 1, 2, 3}
+def test_synthetic_photos_train_beside_other_photos(fresh):
+    names = "ClassId,Name\n0,Stop\n1,Our own sign\n2,Yield\n3,No entry\n"
+    fresh.path("data/tiny/labels.csv").write_text(names)
+    fresh.set(**{"train.compact.synthetic_share": 0.5, "train.compact.epochs": 1})
+    printed = fresh.dvc("repro", "train").succeeds()
+    assert "6 synthetic photos of 3 classes train beside them." in printed
+    audit = fresh.json("metrics/preprocess/audit.json")
+    assert (audit["files"], audit["synthetic"]) == (48, {"photos": 6, "classes": 3})
 
 
-def test_each_bad_condition_is_measured_on_the_same_photos(finished):
-    project = finished.project
-    table = pd.read_csv(project.path("metrics/evaluate/corruptions.csv"))
-    assert len(table) == 13 * 5
-    assert (table["photos"] == 4).all()
-    assert table["accuracy"].isin([0, 0.25, 0.5, 0.75, 1]).all()
-    headline = json.loads(project.path("metrics/evaluate/metrics.json").read_text())
-    assert headline["corrupted_accuracy"] == pytest.approx(table["accuracy"].mean(), abs=1e-4)
-    assert project.path("metrics/evaluate/corruptions.jpg").is_file()
-
-
-def test_another_set_and_a_committee_are_measured_beside(done, write_photos, stages_in):
+def test_an_external_set_and_an_ensemble_are_measured(done, write_photos, stages_in):
     write_photos(done.path("data/second"), 30)
     for name in ("tiny", "second"):
         done.path(f"data/{name}/labels.csv").write_text("ClassId,Name\n0,A\n1,B\n2,C\n3,D\n")
     done.dvc("commit", "--force", "tiny.dvc").succeeds()
     done.dvc("repro", "train").succeeds()
-    done.commit("Call the classes by names")
+    done.commit("Give the classes names")
     done.notes()
-    done.set(
-        **{
-            "evaluate.external_set": "second",
-            "evaluate.external_photos": 20,
-            "evaluate.ensemble": ["HEAD"],
-            "evaluate.tta_shift": 1,
-        }
-    )
+    external = {"evaluate.external_set": "second", "evaluate.external_photos": 20}
+    done.set(**external, **{"evaluate.ensemble": ["HEAD"], "evaluate.tta_shift": 1})
     done.dvc("repro").succeeds()
-    assert stages_in(done.notes()) == ["evaluate"]
-    details = json.loads(done.path("metrics/evaluate/details.json").read_text())
-    headline = json.loads(done.path("metrics/evaluate/metrics.json").read_text())
-    # The same patterns, drawn larger; all of its classes have the names of known ones.
-    assert (details["elsewhere"]["images"], details["elsewhere"]["classes"]) == (20, 4)
-    assert "strangers" not in details["test"]
-    # Twice the same classifier, each at nine places.
-    assert (details["committee"]["classifiers"], details["committee"]["passes"]) == (2, 18)
-    report = done.path("report.html").read_text(encoding="utf-8")
+    assert stages_in(done.notes()) == ["evaluate", "report"]
+    details = done.json("metrics/evaluate/details.json")
+    headline = done.json("metrics/evaluate/metrics.json")
+    # The same patterns, larger; all classes have the names of known ones.
+    assert (details["external"]["images"], details["external"]["classes"]) == (20, 4)
+    assert "ood_images" not in details["test"]
+    # Twice the same classifier, each at nine shifts.
+    assert (details["ensemble"]["classifiers"], details["ensemble"]["passes"]) == (2, 18)
     card = done.path("docs/model_card.md").read_text(encoding="utf-8")
-    for part, title in (("elsewhere", "Another photo set"), ("committee", "A committee")):
+    for part, title in (("external", "External test set"), ("ensemble", "Ensemble")):
         assert headline[f"{part}_accuracy"] == details[part]["accuracy"]
-        assert f"<h2>{title}</h2>" in report
         assert f"## {title}" in card
 
     done.set(**{"evaluate.ensemble": ["nobody"]})
     done.dvc("repro").fails_with("evaluate.ensemble: there is no classifier of 'nobody'")
 
 
-def test_the_report_needs_nothing_beside_it(finished):
-    page = finished.project.path("report.html").read_text(encoding="utf-8")
-    assert "<img" in page
-    assert not re.search(r"""(src|href)=["']?(https?:|//)""", page)
-
-
 def test_status_is_clean_and_dvc_shows_metrics_and_plots(done):
     # The photo sets that nobody has fetched are all that DVC may miss.
-    changed = json.loads(done.dvc("status", "--json").succeeds())
-    assert set(changed) <= {"data.dvc", "gtsrb.dvc"}
+    assert set(json.loads(done.dvc("status", "--json").succeeds())) <= {"data.dvc", "gtsrb.dvc"}
     assert "accuracy" in done.dvc("metrics", "show").succeeds()
-    done.dvc("metrics", "diff").succeeds()
     done.dvc("plots", "show", "-o", "plots").succeeds()
     page = done.path("plots/index.html").read_text(encoding="utf-8")
     for name in ("Loss", "Accuracy", "Recall", "confusion.png", "reliability.png"):
         assert name in page
 
 
+# What a run does not make again
+
+
 def test_nothing_to_do_starts_no_stage_and_imports_no_tensorflow(finished, done, stages_in):
     assert "tensorflow" in finished.notes  # so that its absence below means something
-    text = done.dvc("repro").succeeds()
-    assert "Running stage" not in text
-    assert "up to date" in text
+    assert "up to date" in done.dvc("repro").succeeds()
     notes = done.notes()
     assert stages_in(notes) == []
     assert "tensorflow" not in notes
@@ -185,11 +192,11 @@ def test_nothing_to_do_starts_no_stage_and_imports_no_tensorflow(finished, done,
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("evaluate.mistakes_shown", 5, ["evaluate"]),
+        ("evaluate.mistakes_shown", 5, ["evaluate", "report"]),
         ("train.classic.learning_rate", 0.002, []),
         ("preprocess.images.classic.size", 64, []),
-        ("train.compact.learning_rate", 0.002, ["train", "evaluate"]),
-        ("preprocess.split.seed", 2, ["preprocess", "train", "evaluate"]),
+        ("train.compact.learning_rate", 0.002, ["train", "evaluate", "report"]),
+        ("preprocess.split.seed", 2, ["preprocess", "train", "evaluate", "report"]),
     ],
 )
 def test_a_changed_parameter_runs_only_what_depends_on_it(done, stages_in, key, value, expected):
@@ -198,7 +205,7 @@ def test_a_changed_parameter_runs_only_what_depends_on_it(done, stages_in, key, 
     done.dvc("repro").succeeds()
     assert stages_in(done.notes()) == expected
     if "train" in expected:
-        # `metrics diff` has something to say against the last commit.
+        # `metrics diff` compares with the last commit.
         assert "metrics" in done.dvc("metrics", "diff").succeeds()
         # The way back needs no training: DVC remembers what these parameters gave.
         done.path("params.yaml").write_text(before, encoding="utf-8")
@@ -206,11 +213,39 @@ def test_a_changed_parameter_runs_only_what_depends_on_it(done, stages_in, key, 
         assert "train" not in stages_in(done.notes())
 
 
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("signs/reporting/plots.py", ["report"]),
+        ("signs/reporting/templates/report.html", ["report"]),
+        ("signs/evaluation/corruptions.py", ["evaluate"]),
+        ("signs/training/sampler.py", ["train"]),
+        ("signs/synthesis/templates/gtsrb/14.svg", ["synthesize"]),
+        ("signs/serving/app.py", []),
+    ],
+)
+def test_changed_code_makes_only_the_stages_that_use_it_out_of_date(done, file, expected):
+    done.append(file, "\n")
+    status = json.loads(done.dvc("status", "--json").succeeds())
+    assert [stage for stage in STAGES if stage in status] == expected
+    if expected != ["synthesize"]:  # of later stages, DVC knows more only after it has run
+        printed = done.dvc("repro", "--dry").succeeds()
+        assert re.findall(r"Running stage '(\w+)'", printed) == expected
+
+
+def test_other_corruptions_run_evaluate_and_report_alone(done, stages_in):
+    corruptions = done.path("signs/evaluation/corruptions.py")
+    code = corruptions.read_text(encoding="utf-8")
+    corruptions.write_text(code.replace("LEVELS = range(1, 6)", "LEVELS = range(1, 5)"))
+    done.dvc("repro").succeeds()
+    assert stages_in(done.notes()) == ["evaluate", "report"]
+    assert len(pd.read_csv(done.path("metrics/evaluate/corruptions.csv"))) == 13 * 4
+
+
 def test_a_damaged_cache_is_noticed_and_the_advice_repairs_it(done):
     images = done.path("data/prepared/images.npy")
     whole = images.read_bytes()
-    about = json.loads(done.path("data/prepared/prepared.json").read_text())
-    md5 = about["md5"]["images.npy"]
+    md5 = done.json("data/prepared/prepared.json")["md5"]["images.npy"]
     cached = done.path(f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}")
     cached.chmod(0o644)
     cached.write_bytes(whole[:-1000] + bytes(1000))

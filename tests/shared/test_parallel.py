@@ -1,4 +1,4 @@
-"""Work on all cores: in order, however the process was used before, nothing left behind."""
+"""Work on all cores: results in order, and no worker left behind."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 SCRIPT = """
 from signs.parallel import ordered_map
-from tests.code.test_parallel import two_quick_ones
+from tests.shared.test_parallel import two_quick_ones
 if __name__ == "__main__":
     for pid in ordered_map(two_quick_ones, range(4), workers=2):
         print(pid, flush=True)
@@ -55,7 +55,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_for_the_end(pids: list[int]) -> None:
+def wait_until_ended(pids: list[int]) -> None:
     deadline = time.monotonic() + 20
     while any(alive(pid) for pid in pids):
         assert time.monotonic() < deadline, "a worker is left behind"
@@ -67,8 +67,8 @@ def test_results_come_in_the_order_of_the_tasks() -> None:
     assert results == [n * n for n in range(20)]
 
 
-def test_opencv_was_used_with_threads_before() -> None:
-    """A plain fork copies the state of OpenCV's threads but not them, and waits for ever."""
+def test_it_works_after_opencv_has_used_threads() -> None:
+    """After a plain fork, OpenCV would wait for ever for threads that were not copied."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(4)
     try:
@@ -78,11 +78,13 @@ def test_opencv_was_used_with_threads_before() -> None:
         cv2.setNumThreads(threads)
 
 
-def test_workers_work_in_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_work_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    found = list(ordered_map(folder_and_process, range(4), workers=2))
-    assert {folder for folder, _ in found} == {tmp_path}
-    assert len({pid for _, pid in found}) == 2
+    folders, pids = zip(*ordered_map(folder_and_process, range(4), workers=2), strict=True)
+    assert set(folders) == {tmp_path}
+    assert len(set(pids)) == 2
 
 
 def test_an_error_ends_the_workers() -> None:
@@ -90,7 +92,7 @@ def test_an_error_ends_the_workers() -> None:
     pids = [next(results) for _ in range(3)]
     with pytest.raises(ValueError, match="three"):
         next(results)
-    wait_for_the_end(pids)
+    wait_until_ended(pids)
 
 
 def test_a_killed_process_leaves_no_worker(tmp_path: Path) -> None:
@@ -103,4 +105,4 @@ def test_a_killed_process_leaves_no_worker(tmp_path: Path) -> None:
         pids = [int(process.stdout.readline()) for _ in range(2)]
         assert all(alive(pid) for pid in pids)
         process.kill()
-    wait_for_the_end(pids)
+    wait_until_ended(pids)

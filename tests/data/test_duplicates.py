@@ -1,0 +1,153 @@
+"""Duplicates: what shows the same thing is found, joined into groups, and counted as a leak."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from signs.data import duplicates, splits
+from signs.data.duplicates import count_near_duplicates, count_shared, near_duplicate_pairs
+from signs.data.splits import TEST, TRAIN, UNUSED, VALIDATION
+from signs.params import Split
+
+NO_LEAK = {VALIDATION: 0, TEST: 0}
+
+
+def test_groups_join_transitively() -> None:
+    group = duplicates.groups(7, np.array([[0, 3], [3, 5], [2, 4]]))
+    together = {frozenset(np.flatnonzero(group == g).tolist()) for g in group}
+    assert together == {frozenset(s) for s in ({0, 3, 5}, {2, 4}, {1}, {6})}
+    assert len(np.unique(duplicates.groups(4, np.empty((0, 2), np.int64)))) == 4
+
+
+@given(values=st.lists(st.sampled_from(["", "a", "b", "c", "aa"]), min_size=1, max_size=40))
+def test_images_with_the_same_value_make_one_group(values: list[str]) -> None:
+    pairs = duplicates.same_value_pairs(np.array(values))
+    group = duplicates.groups(len(values), pairs)
+    for i, j in itertools.combinations(range(len(values)), 2):
+        assert (group[i] == group[j]) == (values[i] == values[j] != "")
+
+
+# Near-duplicates
+
+
+def correlated(base: np.ndarray, correlation: float, rng: np.random.Generator) -> np.ndarray:
+    """A 16 x 16 image whose correlation with `base` is as wanted, apart from rounding."""
+    first = (base - base.mean()) / base.std()
+    other = rng.normal(size=base.shape)
+    other -= other.mean() + first * (first * other).mean()
+    other /= other.std()
+    mixed = correlation * first + np.sqrt(1 - correlation**2) * other
+    return np.clip(128 + 30 * mixed, 0, 255).round().astype(np.uint8)
+
+
+@pytest.fixture
+def base() -> np.ndarray:
+    rng = np.random.default_rng(5)
+    return np.clip(128 + 30 * rng.normal(size=(16, 16)), 0, 255).astype(np.uint8)
+
+
+def pairs_of(*thumbnails: np.ndarray, labels: list[int] | None = None) -> list[list[int]]:
+    chosen = np.array(labels or [4] * len(thumbnails))
+    return sorted(near_duplicate_pairs(np.stack(thumbnails), chosen, 0.9).tolist())
+
+
+@pytest.mark.parametrize(
+    ("correlation", "found"), [(0.99, True), (0.915, True), (0.885, False), (0.0, False)]
+)
+def test_near_duplicates_begin_at_the_similarity(
+    correlation: float, found: bool, base: np.ndarray
+) -> None:
+    other = correlated(base, correlation, np.random.default_rng(6))
+    assert np.corrcoef(base.ravel(), other.ravel())[0, 1] == pytest.approx(correlation, abs=0.01)
+    assert pairs_of(base, other) == ([[0, 1]] if found else [])
+
+
+def test_brightness_and_contrast_do_not_hide_a_duplicate(base: np.ndarray) -> None:
+    assert pairs_of(base, (base * 0.4 + 10).astype(np.uint8), 255 - base) == [[0, 1]]
+
+
+def test_images_of_different_classes_are_not_compared(base: np.ndarray) -> None:
+    assert pairs_of(base, base, base, base, labels=[0, 1, 0, 1]) == [[0, 2], [1, 3]]
+
+
+def test_blank_images_resemble_nothing() -> None:
+    assert pairs_of(*(np.full((16, 16), value, np.uint8) for value in (0, 0, 128, 255))) == []
+
+
+def noisy_copies(of: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Thumbnails that are noisy copies of a few random originals, and which original each shows."""
+    rng = np.random.default_rng(seed)
+    originals = rng.integers(0, 256, (of, 16, 16), np.uint8)
+    source = rng.integers(0, of, count)
+    noise = rng.normal(0, 8, (count, 16, 16))
+    return np.clip(originals[source] + noise, 0, 255).astype(np.uint8), source
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 7, 1024])
+def test_the_block_size_changes_nothing(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    thumbnails, source = noisy_copies(of=5, count=20, seed=8)
+    monkeypatch.setattr(duplicates, "BLOCK", block)
+    found = near_duplicate_pairs(thumbnails, (source >= 3).astype(np.int64), 0.9).tolist()
+    same = [[i, j] for i, j in itertools.combinations(range(20), 2) if source[i] == source[j]]
+    assert sorted(found) == same
+
+
+def test_duplicates_are_found_across_blocks(base: np.ndarray) -> None:
+    count = duplicates.BLOCK + 10
+    thumbnails = np.random.default_rng(9).integers(0, 256, (count, 16, 16), np.uint8)
+    thumbnails[3] = thumbnails[count - 2] = base
+    assert pairs_of(*thumbnails) == [[3, count - 2]]
+
+
+# Leaks
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ("abcdefghi", NO_LEAK),
+        ("abadbagga", {VALIDATION: 1, TEST: 2}),  # what unused images share is no leak
+        # Unreadable images have no digest, so they have nothing in common.
+        (["", "b", "", "", "", "", "b", "", ""], {VALIDATION: 0, TEST: 1}),
+    ],
+)
+def test_planted_exact_duplicates_are_counted(
+    values: str | list[str], expected: dict[str, int]
+) -> None:
+    split = np.array([TRAIN] * 2 + [VALIDATION] * 2 + [TEST] * 3 + [UNUSED] * 2)
+    assert count_shared(split, np.array(list(values))) == expected
+
+
+@pytest.mark.parametrize("block", [1, 2, 1024])
+def test_planted_near_duplicates_are_counted(
+    block: int, base: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duplicates, "BLOCK", block)
+    rng = np.random.default_rng(10)
+    split = np.array([TRAIN] * 4 + [VALIDATION] * 2 + [TEST] * 3 + [UNUSED])
+    thumbnails = rng.integers(0, 256, (10, 16, 16), np.uint8)
+    labels = np.zeros(10, np.int64)
+    thumbnails[9] = thumbnails[8]  # unused images are no leak
+    thumbnails[5] = thumbnails[6]  # nor is what validation and test share
+    assert count_near_duplicates(split, thumbnails, labels, 0.9) == NO_LEAK
+    thumbnails[0] = thumbnails[1] = base
+    for place in (4, 7, 8):
+        thumbnails[place] = correlated(base, 0.96, rng)
+    assert count_near_duplicates(split, thumbnails, labels, 0.9) == {VALIDATION: 1, TEST: 2}
+    assert count_near_duplicates(split, thumbnails, labels, 0.99) == NO_LEAK
+    labels[7] = 1
+    assert count_near_duplicates(split, thumbnails, labels, 0.9) == {VALIDATION: 1, TEST: 1}
+
+
+def test_a_split_by_groups_of_duplicates_does_not_leak() -> None:
+    thumbnails, source = noisy_copies(of=60, count=300, seed=11)
+    labels = source % 3
+    settings = Split(group="duplicates", similarity=0.9, validation=0.1, folds=10, fold=0, seed=1)
+    group = duplicates.groups(300, near_duplicate_pairs(thumbnails, labels, 0.9))
+    split = splits.assign(labels, group, settings)
+    assert count_near_duplicates(split, thumbnails, labels, 0.9) == NO_LEAK
+    at_random = splits.assign(labels, np.arange(300), settings)
+    assert min(count_near_duplicates(at_random, thumbnails, labels, 0.9).values()) > 10
