@@ -1,129 +1,145 @@
-"""A committee: whose mean it is, and who may sit in it."""
+"""An ensemble: the mean of its members, and which classifiers may join."""
 
-import subprocess
+import json
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from signs import commands
 from signs.errors import UserError
-from signs.inference import classifier, ensemble, revisions
+from signs.inference.classifier import METADATA, Classifier, Metadata
+from signs.inference.ensemble import Ensemble, fetch
+from signs.paths import CLASSIFIER
+from tests.inference.small import PROVENANCE, SETTINGS, SIZE, load, model, write
+
+Pixel = Callable[..., Classifier]
 
 
-class Pixel:
-    """A classifier whose logits are the values of one pixel."""
+@pytest.fixture
+def pixel(tmp_path: Path) -> Pixel:
+    """Makes classifiers whose logits are the values of one pixel."""
 
-    def __init__(self, row: int, column: int, temperature: float = 1.0) -> None:
-        self._place = row, column
-        self.metadata = SimpleNamespace(names=["Red", "Green", "Blue"], temperature=temperature)
+    def make(row: int, column: int, temperature: float = 1.0) -> Classifier:
+        weights = np.zeros((SIZE, SIZE, 3, 3))
+        weights[row, column] = np.eye(3)
+        classes = {"class_ids": [0, 1, 2], "names": ["Red", "Green", "Blue"]}
+        folder = tmp_path / f"{row}-{column}"
+        return load(folder, model(weights, (0, 0, 0)), temperature=temperature, **classes)
 
-    def logits(self, prepared: np.ndarray) -> np.ndarray:
-        assert prepared.dtype == np.uint8
-        assert prepared.shape[1:] == (6, 6, 3)
-        return prepared[:, self._place[0], self._place[1]].astype(np.float32)
+    return make
 
 
 @pytest.fixture
 def images() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (4, 6, 6, 3), np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3), np.uint8)
 
 
-def mean(*members: Pixel, shift: int, of: np.ndarray) -> np.ndarray:
-    return ensemble.Ensemble(members, shift).logits(of)  # type: ignore[arg-type]
+def test_one_member_without_shifts_is_that_member(pixel: Pixel, images: np.ndarray) -> None:
+    member = pixel(2, 3)
+    alone = Ensemble([member], 0)
+    assert alone.logits(images).dtype == np.float32
+    assert alone.logits(images) == pytest.approx(images[:, 2, 3])
+    assert alone.metadata is member.metadata
+    assert (alone.prepare([*images]) == member.prepare([*images])).all()
 
 
-def test_one_member_at_one_place_is_that_member(images: np.ndarray) -> None:
-    found = mean(Pixel(2, 3), shift=0, of=images)
-    assert found.dtype == np.float32
-    assert found == pytest.approx(images[:, 2, 3])
-
-
-def test_members_have_the_same_say_whatever_their_temperature(images: np.ndarray) -> None:
-    found = mean(Pixel(2, 3), Pixel(0, 0, temperature=4.0), shift=0, of=images)
+def test_members_weigh_the_same_whatever_their_temperature(
+    pixel: Pixel, images: np.ndarray
+) -> None:
+    found = Ensemble([pixel(2, 3), pixel(0, 0, temperature=4.0)], 0).logits(images)
     assert found == pytest.approx((images[:, 2, 3] + images[:, 0, 0] / 4) / 2)
 
 
 @pytest.mark.parametrize("shift", [1, 2])
-def test_nine_places_around_where_it_is(images: np.ndarray, shift: int) -> None:
-    found = mean(Pixel(2, 3), shift=shift, of=images)
+def test_the_mean_of_nine_shifts(pixel: Pixel, images: np.ndarray, shift: int) -> None:
     steps = slice(2 - shift, 3 + shift, shift), slice(3 - shift, 4 + shift, shift)
-    assert found == pytest.approx(images[:, steps[0], steps[1]].mean(axis=(1, 2)), rel=1e-5)
+    expected = images[:, steps[0], steps[1]].mean(axis=(1, 2))
+    assert Ensemble([pixel(2, 3)], shift).logits(images) == pytest.approx(expected, rel=1e-5)
 
 
-def test_beyond_the_edge_the_edge_goes_on(images: np.ndarray) -> None:
-    found = mean(Pixel(0, 0), shift=1, of=images)
+def test_a_shifted_image_is_filled_with_its_edge(pixel: Pixel, images: np.ndarray) -> None:
     corner = images[:, :2, :2].astype(float)
     expected = 4 * corner[:, 0, 0] + 2 * corner[:, 0, 1] + 2 * corner[:, 1, 0] + corner[:, 1, 1]
-    assert found == pytest.approx(expected / 9, rel=1e-5)
+    assert Ensemble([pixel(0, 0)], 1).logits(images) == pytest.approx(expected / 9, rel=1e-5)
 
 
 @pytest.mark.parametrize(("members", "shift", "passes"), [(1, 0, 1), (3, 0, 3), (2, 1, 18)])
-def test_the_cost(members: int, shift: int, passes: int) -> None:
-    pixels = [Pixel(0, 0)] * members
-    assert ensemble.Ensemble(pixels, shift).passes == passes  # type: ignore[arg-type]
+def test_passes_through_a_network(pixel: Pixel, members: int, shift: int, passes: int) -> None:
+    assert Ensemble([pixel(0, 0)] * members, shift).passes == passes
 
 
-def test_an_experiment_that_is_not_there_is_named(tmp_path: Path) -> None:
-    subprocess.run(["git", "init", "-q", tmp_path], check=True)
-    subprocess.run(["dvc", "init", "-q"], cwd=tmp_path, check=True)
-    same = SimpleNamespace()
-    with pytest.raises(UserError, match=r"no classifier of 'big-bird'.*dvc exp list"):
-        ensemble.fetch(["big-bird"], same, str(tmp_path))  # type: ignore[arg-type]
+# Classifiers of other revisions.
 
 
-def test_files_that_are_nowhere_are_asked_for(tmp_path: Path) -> None:
-    """A commit whose classifier lies in no cache and no remote."""
-    for command in (
-        "git init -q",
-        "dvc init -q",
-        "mkdir -p models/classifier",
-        "touch models/classifier/model.onnx",
-        "dvc add -q models/classifier",
-        "git add -A",
-        "git -c user.name=t -c user.email=t@localhost commit -qm start",
-        "rm -rf .dvc/cache models/classifier",
-    ):
-        subprocess.run(command.split(), cwd=tmp_path, check=True)
+def commit(repository: Path, branch: str) -> None:
+    commands.dvc("add", "-q", str(CLASSIFIER), at=repository)
+    commands.git("checkout", "-q", "-b", branch, at=repository)
+    commands.git("add", "-A", at=repository)
+    identity = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
+    commands.git(*identity, "commit", "-qm", branch, at=repository)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Branches with a classifier each: one of today's code, one without an energy threshold."""
+    folder = tmp_path_factory.mktemp("repository")
+    commands.git("init", "-q", at=folder)
+    commands.dvc("init", "-q", at=folder)
+    write(folder / CLASSIFIER)
+    commit(folder, "today")
+    metadata = json.loads((folder / CLASSIFIER / METADATA).read_text())
+    del metadata["energy_threshold"]
+    (folder / CLASSIFIER / METADATA).write_text(json.dumps(metadata))
+    commit(folder, "old")
+    return folder
+
+
+@pytest.fixture
+def metadata(tmp_path: Path) -> Metadata:
+    return load(tmp_path / "own").metadata
+
+
+def test_the_classifier_of_a_branch_joins(repository: Path, metadata: Metadata) -> None:
+    (member,) = fetch(["today"], metadata, str(repository))
+    assert member.metadata == metadata
+
+
+@pytest.mark.parametrize(
+    ("revision", "message"),
+    [
+        ("big-bird", r"no classifier of 'big-bird'.*dvc exp list"),
+        ("old", r"classifier of 'old' cannot be used; train it again.*energy_threshold"),
+    ],
+)
+def test_a_revision_without_a_usable_classifier_is_named(
+    revision: str, message: str, repository: Path, metadata: Metadata
+) -> None:
+    with pytest.raises(UserError, match=f"(?s)evaluate.ensemble: .*{message}"):
+        fetch([revision], metadata, str(repository))
+
+
+def test_a_classifier_in_no_cache_and_no_remote_is_named(
+    repository: Path, metadata: Metadata, tmp_path: Path
+) -> None:
+    commands.git("clone", "-q", "-b", "today", str(repository), "clone", at=tmp_path)
     with pytest.raises(UserError, match=r"no classifier of 'HEAD'.*dvc fetch"):
-        ensemble.fetch(["HEAD"], SimpleNamespace(), str(tmp_path))  # type: ignore[arg-type]
-
-
-def test_a_classifier_of_older_code_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def old(*_: object, **__: object) -> None:
-        raise classifier.ClassifierError("energy_threshold: field required")
-
-    monkeypatch.setattr(revisions, "DVCFileSystem", lambda *_, **__: SimpleNamespace(get=got))
-    monkeypatch.setattr(revisions, "Classifier", old)
-    with pytest.raises(UserError, match="classifier of 'old' cannot be used; train it again"):
-        ensemble.fetch(["old"], SimpleNamespace())  # type: ignore[arg-type]
+        fetch(["HEAD"], metadata, str(tmp_path / "clone"))
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        {"class_ids": [1, 0]},
-        {"images": "grey"},
-        {"provenance": {"data": "else", "params": {"split": {"fold": 0}}}},
-        {"provenance": {"data": "same", "params": {"split": {"fold": 1}}}},
+        {"class_ids": [14, 3, 20, 41]},
+        {"images": SETTINGS.model_copy(update={"color": "grey"})},
+        {"provenance": PROVENANCE | {"data": "other"}},
+        {"provenance": PROVENANCE | {"params": {"split": {"fold": 1}}}},
     ],
+    ids=["classes", "image settings", "photos", "split"],
 )
-def test_who_trained_on_something_else_is_refused(
-    other: dict[str, object], monkeypatch: pytest.MonkeyPatch
+def test_a_classifier_that_was_trained_on_something_else_is_refused(
+    other: dict[str, object], repository: Path, metadata: Metadata
 ) -> None:
-    about = {
-        "class_ids": [0, 1],
-        "images": "rgb",
-        "provenance": {"data": "same", "params": {"split": {"fold": 0}}},
-    }
-    member = SimpleNamespace(about=SimpleNamespace(**about | other))
-    monkeypatch.setattr(revisions, "DVCFileSystem", lambda *_, **__: SimpleNamespace(get=got))
-    monkeypatch.setattr(revisions, "Classifier", lambda _: member)
-    with pytest.raises(UserError, match="'second' was trained on other photos"):
-        ensemble.fetch(["second"], SimpleNamespace(**about))  # type: ignore[arg-type]
-    fitting = SimpleNamespace(**about | other)
-    assert ensemble.fetch(["second"], fitting) == [member]  # type: ignore[arg-type]
-
-
-def got(*_: object, **__: object) -> None:
-    """Nothing needs to be copied for a classifier that is made up."""
+    with pytest.raises(UserError, match="'today' was trained on other photos"):
+        fetch(["today"], metadata.model_copy(update=other), str(repository))
