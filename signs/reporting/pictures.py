@@ -3,9 +3,7 @@
 import textwrap
 from pathlib import Path
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from signs import paths
@@ -13,11 +11,12 @@ from signs.data import arrays, layouts
 from signs.data.images import Image, decode
 from signs.evaluation import corruptions
 from signs.inference.classifier import Metadata
+from signs.inference.heatmap import overlay
 from signs.reporting import plots, style
 from signs.reporting.grids import Line, Row, Tile, fit, pixels, plot_grid, rows_of, strip
 from signs.reporting.results import Json, read_json, read_table
 from signs.reporting.style import DARK, GREY, QUIET, RED
-from signs.synthesis import render
+from signs.synthesis import svg
 
 CURVES = {
     "train_loss": "train/loss.tsv",
@@ -93,25 +92,6 @@ def _mistakes(
     plot_grid(rows_of(tiles, 6), path, (MISTAKE, MISTAKE), 14, head)
 
 
-def overlay(image: Image, importance: npt.NDArray[np.float32]) -> Image:
-    """A prepared image in grey, with what speaks for the predicted class in red.
-
-    Args:
-        image: uint8 (size, size, channels).
-        importance: (size, size), an occlusion map.
-
-    Returns:
-        RGB, uint8 (size, size, 3).
-    """
-    smooth = np.asarray(
-        cv2.GaussianBlur(np.clip(importance, 0, None), (0, 0), max(1.0, len(importance) / 24))
-    )
-    share = 0.75 * smooth[:, :, None] / max(float(smooth.max()), 1e-6)
-    grey = image.mean(axis=2, keepdims=True).repeat(3, axis=2)
-    result: Image = np.rint(grey * (1 - share) + np.array(SALIENT) * share).astype(np.uint8)
-    return result
-
-
 def _with_inset(photo: Image, inset: Image) -> Image:
     """A square photo with another in its lower right corner."""
     side = pixels(MISTAKE)
@@ -168,10 +148,10 @@ def _duplicates(dataset: str, reader: layouts.Reader, path: Path) -> None:
 
 def _contact_sheet(data: arrays.Prepared, reader: layouts.Reader, path: Path) -> None:
     """The template of each synthetic class beside its first photos, with id and name."""
-    templates = render.templates_of(render.label_set(data.dataset))
+    templates = svg.templates_of(svg.label_set(data.dataset))
     tiles = []
     for class_id, name in zip(data.labels["ClassId"], data.labels["Name"], strict=True):
-        template = render.rasterize(templates[class_id][0], pixels(SAMPLE))
+        template = svg.rasterize(templates[class_id][0], pixels(SAMPLE))
         alpha = template[:, :, 3:] / 255
         on_white = (template[:, :, 2::-1] * alpha + 255 * (1 - alpha)).astype(np.uint8)
         files = data.samples.loc[data.samples["class_id"] == class_id, "file"]

@@ -12,7 +12,7 @@ keras = pytest.importorskip("keras")
 
 from signs.training import (
     export,
-    networks,  # noqa: E402
+    networks,
 )
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (9, 16, 16, 3), np.uint8)
