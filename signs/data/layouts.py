@@ -129,7 +129,7 @@ def _how_to_get(name: str) -> str:
         "ood": "`dvc repro synthesize` makes it.",
         "auxiliary_outliers": "`dvc repro synthesize` makes it.",
         "signs": "`make data` fetches it, or `dvc pull data.dvc` from your team's remote.",
-        "gtsrb": "README.md says which official archives belong there, or `dvc pull gtsrb.dvc`.",
+        "gtsrb": "docs/data.md says which official archives belong there, or `dvc pull gtsrb.dvc`.",
     }.get(name, f"Put one sub-folder for each class into data/{name}.")
 
 
