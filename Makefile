@@ -221,7 +221,7 @@ setup-dev:  ## Build .venv for the pipeline, bulk work, tests and checks
 	@$(SETUP) development
 
 clean:  ## Remove what tools and stopped trainings left; data, models and results stay
-	@rm -rf .resume .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .resume .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -path ./.venv -prune -o -path ./.dvc -prune -o -path ./data -prune -o \
 		-name __pycache__ -type d -exec rm -rf {} +
 

@@ -3,7 +3,7 @@
     signs smoke-photos
 
 Writes build/smoke: test photos, of as many classes as possible, that the classifier recognizes, and
-answers.json with the classifier's version and its predictions, which the service must repeat.
+predictions.json with the classifier's version and its predictions, which the service must repeat.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not chosen:
         raise UserError("The classifier recognizes none of the test photos that were tried.")
     document = {"model": classifier.metadata.version, "photos": chosen}
-    files.write_json(TARGET / "answers.json", document)
+    files.write_json(TARGET / "predictions.json", document)
     print(f"{len(chosen)} photos with their predictions are in {TARGET}.")
     return 0
 
