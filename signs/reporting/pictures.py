@@ -17,7 +17,7 @@ from signs.reporting import plots, style
 from signs.reporting.grids import Line, Row, Tile, fit, pixels, plot_grid, rows_of, strip
 from signs.reporting.results import Json, read_json, read_table
 from signs.reporting.style import DARK, GREY, QUIET, RED
-from signs.synthesis import render
+from signs.synthesis import svg
 
 CURVES = {
     "train_loss": "train/loss.tsv",
@@ -168,10 +168,10 @@ def _duplicates(dataset: str, reader: layouts.Reader, path: Path) -> None:
 
 def _contact_sheet(data: arrays.Prepared, reader: layouts.Reader, path: Path) -> None:
     """The template of each synthetic class beside its first photos, with id and name."""
-    templates = render.templates_of(render.label_set(data.dataset))
+    templates = svg.templates_of(svg.label_set(data.dataset))
     tiles = []
     for class_id, name in zip(data.labels["ClassId"], data.labels["Name"], strict=True):
-        template = render.rasterize(templates[class_id][0], pixels(SAMPLE))
+        template = svg.rasterize(templates[class_id][0], pixels(SAMPLE))
         alpha = template[:, :, 3:] / 255
         on_white = (template[:, :, 2::-1] * alpha + 255 * (1 - alpha)).astype(np.uint8)
         files = data.samples.loc[data.samples["class_id"] == class_id, "file"]
