@@ -1,40 +1,34 @@
-"""Confidence that means something, checked on toys whose answer is known."""
+"""Calibration, checked on examples whose result is known."""
 
 import numpy as np
 import pytest
+import sklearn.metrics
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import softmax
 
 from signs.evaluation import calibration
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(logits)
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-
 @pytest.fixture(scope="module")
-def honest() -> tuple[np.ndarray, np.ndarray]:
-    """Logits that mean what they say: labels are drawn from their own softmax."""
+def calibrated() -> tuple[np.ndarray, np.ndarray]:
+    """Logits, and labels that are sampled from their own softmax."""
     rng = np.random.default_rng(1)
     logits = rng.normal(0, 2, (20_000, 5))
-    drawn = (softmax(logits).cumsum(axis=1) < rng.random((20_000, 1))).sum(axis=1)
-    return logits, np.minimum(drawn, 4)
+    labels = (softmax(logits, axis=1).cumsum(axis=1) < rng.random((20_000, 1))).sum(axis=1)
+    return logits, np.minimum(labels, 4)
 
 
-# log loss
+# Log loss and temperature.
 
 
-def test_log_loss_by_hand() -> None:
-    logits = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]))
-    expected = -(np.log(0.5) + np.log(0.1)) / 2
-    assert calibration.log_loss(logits, np.array([0, 1])) == pytest.approx(expected)
-
-
-def test_log_loss_at_a_temperature() -> None:
-    logits = np.array([[2.0, 0.0]])
-    expected = -np.log(np.e / (np.e + 1))
-    assert calibration.log_loss(logits, np.array([0]), 2.0) == pytest.approx(expected)
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_log_loss_equals_scikit_learns(
+    temperature: float, calibrated: tuple[np.ndarray, np.ndarray]
+) -> None:
+    logits, labels = calibrated
+    expected = sklearn.metrics.log_loss(labels, softmax(logits / temperature, axis=1))
+    assert calibration.log_loss(logits, labels, temperature) == pytest.approx(expected)
 
 
 def test_log_loss_of_extreme_logits_is_finite() -> None:
@@ -43,23 +37,15 @@ def test_log_loss_of_extreme_logits_is_finite() -> None:
     assert calibration.log_loss(logits, np.array([1])) == pytest.approx(2e4)
 
 
-# temperature
-
-
 @pytest.mark.parametrize("scale", [0.25, 0.5, 1.0, 2.0, 8.0])
 def test_temperature_undoes_a_known_scaling(
-    scale: float, honest: tuple[np.ndarray, np.ndarray]
+    scale: float, calibrated: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    logits, labels = honest
-    assert calibration.fit_temperature(logits * scale, labels) == pytest.approx(scale, rel=0.04)
-
-
-def test_temperature_is_the_best_one(honest: tuple[np.ndarray, np.ndarray]) -> None:
-    logits, labels = honest[0] * 3, honest[1]
+    logits, labels = calibrated[0] * scale, calibrated[1]
     best = calibration.fit_temperature(logits, labels)
+    assert best == pytest.approx(scale, rel=0.04)
     losses = [calibration.log_loss(logits, labels, best * f) for f in (0.9, 1.0, 1.1)]
     assert losses[1] == min(losses)
-    assert losses[1] < calibration.log_loss(logits, labels)
 
 
 def test_temperature_stays_within_bounds() -> None:
@@ -70,125 +56,105 @@ def test_temperature_stays_within_bounds() -> None:
     assert always_wrong == pytest.approx(20, rel=0.02)
 
 
-# expected calibration error
+# Expected calibration error (ECE).
 
 
-def test_ece_of_honest_confidences(honest: tuple[np.ndarray, np.ndarray]) -> None:
-    probabilities = softmax(honest[0])
-    correct = probabilities.argmax(axis=1) == honest[1]
-    assert calibration.expected_calibration_error(probabilities.max(axis=1), correct) < 0.015
-    sharpened = softmax(honest[0] * 3)
-    assert calibration.expected_calibration_error(sharpened.max(axis=1), correct) > 0.1
+def test_ece_of_calibrated_and_of_overconfident_predictions(
+    calibrated: tuple[np.ndarray, np.ndarray],
+) -> None:
+    logits, labels = calibrated
+    correct = logits.argmax(axis=1) == labels
+    for factor, low, high in ((1, 0.0, 0.015), (3, 0.1, 1.0)):
+        confidence = softmax(logits * factor, axis=1).max(axis=1)
+        assert low <= calibration.expected_calibration_error(confidence, correct) < high
 
 
-def test_ece_by_hand() -> None:
-    # Two bins: ten answers at 0.9, six of them right; ten at 0.3, four of them right.
+@pytest.mark.parametrize(
+    ("right_of_ten", "expected"),
+    [((6, 4), (0.3 + 0.1) / 2), ((7, 5), 0.2)],
+    ids=["two bins", "gaps of opposite sign do not cancel"],
+)
+def test_ece_by_hand(right_of_ten: tuple[int, int], expected: float) -> None:
+    """Ten predictions with confidence 0.9 and ten with 0.3, some of them right."""
     confidence = np.repeat([0.9, 0.3], 10)
-    correct = np.array([True] * 6 + [False] * 4 + [True] * 4 + [False] * 6)
+    correct = np.concatenate([np.arange(10) < right for right in right_of_ten])
     found = calibration.expected_calibration_error(confidence, correct)
-    assert found == pytest.approx((0.3 + 0.1) / 2)
+    assert found == pytest.approx(expected)
 
 
-def test_ece_does_not_let_gaps_of_different_bins_cancel() -> None:
-    confidence = np.repeat([0.9, 0.3], 10)
-    correct = np.array([True] * 7 + [False] * 3 + [True] * 5 + [False] * 5)
-    assert np.isclose(confidence.mean(), correct.mean())
-    found = calibration.expected_calibration_error(confidence, correct)
-    assert found == pytest.approx(0.2)
+@pytest.mark.parametrize(("confidence", "right", "expected"), [(1, 1, 0), (1, 0, 1), (0, 0, 0)])
+def test_ece_of_certainty(confidence: float, right: bool, expected: float) -> None:
+    confidences, correct = np.full(4, float(confidence)), np.full(4, right, bool)
+    assert calibration.expected_calibration_error(confidences, correct) == expected
 
 
-def test_ece_of_certainty() -> None:
-    ones = np.ones(4)
-    assert calibration.expected_calibration_error(ones, np.ones(4, bool)) == 0
-    assert calibration.expected_calibration_error(ones, np.zeros(4, bool)) == 1
-    assert calibration.expected_calibration_error(np.zeros(4), np.zeros(4, bool)) == 0
+# Thresholds.
 
 
-# threshold
-
-
-def test_threshold_is_the_lowest_that_suffices() -> None:
+@pytest.mark.parametrize(
+    ("precision", "expected"), [(0.99, 0.9), (0.75, 0.7), (0.6, 0.6), (0.5, 0.5)]
+)
+def test_precision_threshold_is_the_lowest_that_suffices(precision: float, expected: float) -> None:
     confidence = np.array([0.95, 0.9, 0.8, 0.7, 0.6, 0.5])
     correct = np.array([True, True, False, True, False, False])
-    choose = calibration.precision_threshold
-    assert choose(confidence, correct, 0.99) == 0.9
-    assert choose(confidence, correct, 0.75) == 0.7
-    assert choose(confidence, correct, 0.6) == 0.6
-    assert choose(confidence, correct, 0.5) == 0.5
+    assert calibration.precision_threshold(confidence, correct, precision) == expected
 
 
-def test_threshold_takes_ties_together() -> None:
-    # The right ones of the tie come first in the file; they can't be told from the wrong ones.
+@pytest.mark.parametrize(("precision", "expected"), [(0.9, 0.9), (0.66, 0.8)])
+def test_precision_threshold_treats_ties_together(precision: float, expected: float) -> None:
+    # The right ones of the tie come first in the file; the threshold cannot separate them.
     confidence = np.array([0.9, 0.9, 0.8, 0.8, 0.8, 0.8])
     correct = np.array([True, True, True, True, False, False])
-    assert calibration.precision_threshold(confidence, correct, 0.9) == 0.9
-    assert calibration.precision_threshold(confidence, correct, 0.66) == 0.8
-
-
-def test_threshold_out_of_reach_is_the_highest_confidence() -> None:
-    confidence = np.array([0.7, 0.99, 0.8])
-    assert calibration.precision_threshold(confidence, np.zeros(3, bool), 0.9) == 0.99
+    assert calibration.precision_threshold(confidence, correct, precision) == expected
 
 
 @given(
-    answers=st.lists(st.tuples(st.integers(1, 20), st.booleans()), min_size=1, max_size=60),
+    predictions=st.lists(st.tuples(st.integers(1, 20), st.booleans()), min_size=1, max_size=60),
     precision=st.floats(0.05, 0.99),
 )
-def test_threshold_keeps_its_promise(answers: list[tuple[int, bool]], precision: float) -> None:
-    confidence = np.array([c / 20 for c, _ in answers])
-    correct = np.array([right for _, right in answers])
+def test_precision_threshold_reaches_the_precision_if_any_does(
+    predictions: list[tuple[int, bool]], precision: float
+) -> None:
+    confidence = np.array([c / 20 for c, _ in predictions])
+    correct = np.array([right for _, right in predictions])
     enough = [t for t in np.unique(confidence) if correct[confidence >= t].mean() >= precision]
     expected = min(enough) if enough else confidence.max()
     assert calibration.precision_threshold(confidence, correct, precision) == expected
 
 
-def test_coverage_threshold_lets_the_wanted_share_in() -> None:
-    confidence = np.arange(1, 101) / 100
-    assert calibration.coverage_threshold(confidence, 0.99) == 0.02
-    assert calibration.coverage_threshold(confidence, 1.0) == 0.01
-    # Of few images not one may be lost.
-    assert calibration.coverage_threshold(confidence[:50], 0.99) == 0.01
-    assert calibration.coverage_threshold(np.array([0.3]), 0.01) == 0.3
-
-
-@given(
-    confidence=st.lists(st.integers(1, 20), min_size=1, max_size=60), accepted=st.floats(0.01, 1)
+@pytest.mark.parametrize(
+    ("count", "coverage", "expected"),
+    # Of few images, all must be accepted.
+    [(100, 0.99, 0.02), (100, 1.0, 0.01), (50, 0.99, 0.01), (1, 0.01, 0.01)],
 )
-def test_coverage_threshold_is_the_highest_that_does(
-    confidence: list[int], accepted: float
+def test_coverage_threshold(count: int, coverage: float, expected: float) -> None:
+    scores = np.arange(1, count + 1) / 100
+    assert calibration.coverage_threshold(scores, coverage) == expected
+
+
+@given(scores=st.lists(st.integers(1, 20), min_size=1, max_size=60), coverage=st.floats(0.01, 1))
+def test_coverage_threshold_is_the_highest_that_suffices(
+    scores: list[int], coverage: float
 ) -> None:
-    values = np.array(confidence) / 20
-    found = calibration.coverage_threshold(values, accepted)
-    assert (values >= found).mean() >= accepted - 1e-9
-    assert (values > found).mean() < accepted
+    values = np.array(scores) / 20
+    found = calibration.coverage_threshold(values, coverage)
+    assert (values >= found).mean() >= coverage - 1e-9
+    assert (values > found).mean() < coverage
 
 
-# intervals
+# Intervals.
 
 
 @pytest.mark.parametrize(
     ("successes", "total", "low", "high"),
     [
-        (0, 10, 0.0, 0.27753),
-        (10, 10, 0.72247, 1.0),
-        (5, 10, 0.23659, 0.76341),
-        (81, 263, 0.25527, 0.36624),  # Newcombe 1998, table I: 0.2553 to 0.3662
-        (15, 148, 0.06237, 0.16051),  # 0.0624 to 0.1605
-        (0, 20, 0.0, 0.16113),  # 0.0000 to 0.1611
-        (1, 29, 0.00611, 0.17176),  # 0.0061 to 0.1718
+        (81, 263, 0.2553, 0.3662),  # these four: Newcombe 1998, table I, method 3
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (10, 10, 0.7225, 1.0),
+        (0, 0, 0.0, 1.0),
     ],
 )
 def test_wilson_interval(successes: int, total: int, low: float, high: float) -> None:
-    assert calibration.wilson_interval(successes, total) == pytest.approx((low, high), abs=1e-4)
-
-
-def test_wilson_interval_of_nothing() -> None:
-    assert calibration.wilson_interval(0, 0) == (0.0, 1.0)
-
-
-@given(total=st.integers(1, 5000), share=st.floats(0, 1))
-def test_wilson_interval_holds_the_share(total: int, share: float) -> None:
-    successes = round(share * total)
-    low, high = calibration.wilson_interval(successes, total)
-    assert 0 <= low <= successes / total + 1e-12
-    assert successes / total - 1e-12 <= high <= 1
+    assert calibration.wilson_interval(successes, total) == pytest.approx((low, high), abs=6e-5)

@@ -1,50 +1,105 @@
-"""Figures of answers, against ones computed by hand."""
+"""Metrics of predictions; scikit-learn is the oracle."""
+
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn.metrics
+from scipy.special import softmax
 
 from signs.evaluation import metrics
+from tests.inference.small import load
 
-# Four photos of class 0, one of class 1, none of class 2; two are read wrongly.
-LABELS = np.array([0, 0, 0, 0, 1])
-LOGITS = np.log(
-    [[0.8, 0.1, 0.1], [0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.3, 0.6, 0.1], [0.5, 0.2, 0.3]]
-).astype(np.float32)
-CLASSES = pd.DataFrame({"ClassId": [5, 7, 9], "Name": ["Stop", "Yield", "Horn"]})
+# Class 4 is predicted now and then but does not occur.
+RNG = np.random.default_rng(3)
+LABELS = RNG.choice(4, 300, p=[0.5, 0.3, 0.15, 0.05])
+LOGITS = (RNG.normal(size=(300, 5)) + 1.2 * np.eye(5)[LABELS]).astype(np.float32)
+PREDICTED = LOGITS.argmax(axis=1)
+CLASSES = pd.DataFrame({"ClassId": [5, 7, 9, 11, 30], "Name": ["Stop", "Yield", "Horn", "A", "B"]})
 
 
-def test_figures() -> None:
-    found = metrics.compute(LABELS, LOGITS, temperature=1.0)
-    assert (found["images"], found["classes"]) == (5, 2)
-    assert found["accuracy"] == pytest.approx(3 / 5)
-    assert found["balanced_accuracy"] == pytest.approx((3 / 4 + 0) / 2)
-    assert found["macro_f1"] == pytest.approx((2 * 3 / (4 + 4) + 0) / 2)
-    assert found["top3_accuracy"] == 1
-    assert found["log_loss"] == pytest.approx(-np.log([0.8, 0.7, 0.6, 0.3, 0.2]).mean(), abs=1e-5)
-    # Each confidence is alone in its bin but the two of 0.6, of which one is right.
+def test_metrics_equal_scikit_learns() -> None:
+    found = metrics.compute(LABELS, LOGITS, temperature=2.0)
+    present, every = [0, 1, 2, 3], range(5)
+    recalls = sklearn.metrics.recall_score(LABELS, PREDICTED, labels=present, average=None)
+    f1 = sklearn.metrics.f1_score(LABELS, PREDICTED, labels=present, average="macro")
+    calibrated = softmax(LOGITS / 2, axis=1)
+    expected = {
+        "accuracy": sklearn.metrics.accuracy_score(LABELS, PREDICTED),
+        "balanced_accuracy": recalls.mean(),
+        "macro_f1": f1,
+        "top3_accuracy": sklearn.metrics.top_k_accuracy_score(LABELS, LOGITS, k=3, labels=every),
+        "log_loss": sklearn.metrics.log_loss(LABELS, calibrated, labels=every),
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-5)
+    assert (found["images"], found["classes"]) == (300, 4)
+    assert found["accuracy_low"] < found["accuracy"] < found["accuracy_high"]
+
+
+def test_balanced_accuracy_equals_scikit_learns_where_all_classes_occur() -> None:
+    found = metrics.compute(LABELS, LOGITS[:, :4], temperature=1.0)["balanced_accuracy"]
+    predicted = LOGITS[:, :4].argmax(axis=1)
+    expected = sklearn.metrics.balanced_accuracy_score(LABELS, predicted)
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_calibration_error_by_hand() -> None:
+    """Each confidence is alone in its bin but the two of 0.6, of which one is right."""
+    shares = [[0.8, 0.1, 0.1], [0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.3, 0.6, 0.1], [0.5, 0.2, 0.3]]
+    logits = np.log(shares).astype(np.float32)
+    found = metrics.compute(np.array([0, 0, 0, 0, 1]), logits, temperature=1.0)
     gaps = 0.2 + 0.3 + abs(1.2 - 1) + 0.5
-    assert found["ece"] == pytest.approx(gaps / 5, abs=1e-5)
-    assert found["ece_uncalibrated"] == found["ece"]
+    assert found["ece"] == found["ece_uncalibrated"] == pytest.approx(gaps / 5, abs=1e-5)
 
 
-def test_the_temperature_changes_confidence_alone() -> None:
+def test_the_temperature_changes_only_the_confidence() -> None:
     sharp, flat = (metrics.compute(LABELS, LOGITS, t) for t in (1.0, 4.0))
-    changed = {name for name in sharp if sharp[name] != flat[name]}
-    assert changed == {"log_loss", "ece"}
+    assert {name for name in sharp if sharp[name] != flat[name]} == {"log_loss", "ece"}
 
 
-def test_by_class_and_confusions() -> None:
-    answers = LOGITS.argmax(axis=1)
-    table = pd.DataFrame({"label": LABELS, "predicted_label": answers})
-    classes = metrics.by_class(table, CLASSES).set_index("class_id")
-    assert classes.loc[5, ["test", "correct", "recall"]].tolist() == [4, 3, 0.75]
-    assert classes.loc[5, "precision"] == 0.75
-    assert classes.loc[7, ["recall", "precision", "f1"]].tolist() == [0, 0, 0]
-    assert np.isnan(classes.loc[9, "recall"])
-    ids = CLASSES["ClassId"].to_numpy()
-    table = table.assign(class_id=ids[LABELS], prediction=ids[answers], correct=answers == LABELS)
-    pairs = metrics.confusions(table, CLASSES)
-    assert pairs["true_name"].tolist() == ["Stop", "Yield"]
-    assert pairs["predicted_name"].tolist() == ["Yield", "Stop"]
-    assert pairs["share"].tolist() == [0.25, 1.0]
+def test_coverage_of_a_classifier(tmp_path: Path) -> None:
+    model = load(tmp_path)
+    # Right and accepted, wrong and accepted, right but not accepted.
+    logits = np.array([[16, 0, 0, 0], [16, 0, 0, 0], [0, 1, 0, 0]], np.float32)
+    samples = pd.DataFrame({"label": [0, 2, 1], "group": ["a", "a", "b"]})
+    found = metrics.with_coverage(samples, logits, model)
+    expected = {"groups": 2, "accuracy": 2 / 3, "accepted": 2 / 3, "accepted_precision": 0.5}
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-5)
+    assert "groups" not in metrics.with_coverage(samples.assign(group=""), logits, model)
+    nothing_accepted = metrics.with_coverage(samples[2:], logits[2:], model)
+    assert (nothing_accepted["accepted"], nothing_accepted["accepted_precision"]) == (0, 1)
+
+
+def test_by_class_equals_scikit_learns() -> None:
+    table = metrics.by_class(
+        pd.DataFrame({"label": LABELS, "predicted_label": PREDICTED}), CLASSES
+    ).set_index("class_id")
+    precision, recall, f1, count = sklearn.metrics.precision_recall_fscore_support(
+        LABELS, PREDICTED, labels=range(5), zero_division=0
+    )
+    assert table["test"].tolist() == count.tolist()
+    assert (
+        table["correct"].tolist()
+        == np.diag(sklearn.metrics.confusion_matrix(LABELS, PREDICTED)).tolist()
+    )
+    expected = pd.DataFrame({"recall": recall, "precision": precision, "f1": f1}).to_numpy()
+    assert table[["recall", "precision", "f1"]].to_numpy()[:4] == pytest.approx(expected[:4])
+    assert (table["recall_low"] < table["recall"])[:4].all()
+    assert (table["recall"] < table["recall_high"])[:4].all()
+    assert table.loc[30, ["recall", "recall_low", "precision", "f1"]].isna().all()
+
+
+def test_confusions_equal_scikit_learns() -> None:
+    ids, names = CLASSES["ClassId"].to_numpy(), CLASSES["Name"].to_numpy()
+    test = pd.DataFrame({"class_id": ids[LABELS], "prediction": ids[PREDICTED]})
+    pairs = metrics.confusions(test.assign(correct=LABELS == PREDICTED), CLASSES)
+    matrix = sklearn.metrics.confusion_matrix(LABELS, PREDICTED)
+    np.fill_diagonal(matrix, 0)
+    assert len(pairs) == np.count_nonzero(matrix)
+    assert pairs["count"].is_monotonic_decreasing
+    for pair in pairs.itertuples():
+        true, predicted = (np.flatnonzero(ids == i)[0] for i in (pair.true_id, pair.predicted_id))
+        assert (pair.true_name, pair.predicted_name) == (names[true], names[predicted])
+        assert pair.count == matrix[true, predicted]
+        assert pair.share == pytest.approx(pair.count / (true == LABELS).sum())

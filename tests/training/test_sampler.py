@@ -1,118 +1,144 @@
-"""What an epoch trains on."""
+"""Which images an epoch trains on."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from signs import params
-from signs.data import arrays
-from stages.train import Accuracy, EpochSampler
-
-SETTINGS = params.load(Path(__file__).parents[2] / "params.yaml")
-REAL, DRAWN, STRANGE = 40, 200, 250  # grey levels that tell where an image comes from
+from signs.training.sampler import EpochSampler, sample_epoch
+from tests.training.small import OUTLIER, REAL, SYNTHETIC, prepared, recipe
 
 
-def data(real: int = 90, drawn: int = 60, outliers: int = 0) -> arrays.Prepared:
-    """Classes 0, 1, 2 in turns; every tenth photo tests."""
-    samples = pd.DataFrame({"label": np.arange(real) % 3})
-    samples["split"] = np.where(np.arange(real) % 10 == 9, "test", "train")
-    return arrays.Prepared(
-        images=np.full((real, 8, 8, 3), REAL, np.uint8),
-        samples=samples,
-        labels=pd.DataFrame({"ClassId": [0, 1, 2], "Name": ["a", "b", "c"]}),
-        synthetic_images=np.full((drawn, 8, 8, 3), DRAWN, np.uint8),
-        synthetic_labels=np.arange(drawn) % 3,
-        outliers=np.full((outliers, 8, 8, 3), STRANGE, np.uint8),
-        outlier_names=["No sign"],
-        settings=SETTINGS.images,
-        split=SETTINGS.preprocess.split,
-        dataset="own",
-        digest="",
-    )
+def random(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
 
 
-def recipe(drawn: float, outliers: float = 0.0) -> params.Recipe:
-    none = dict.fromkeys(params.Augment.model_fields, 0.0)
-    changes = {"steps_per_epoch": 10, "batch_size": 20, "augment": none}
-    changes |= {"drawn": drawn, "outliers": outliers}
-    return params.Recipe.model_validate(SETTINGS.train.compact.model_dump() | changes)
+@settings(deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 50), min_size=1, max_size=6),
+    count=st.integers(1, 600),
+    balance=st.sampled_from([0.0, 0.5, 1.0]),
+    seed=st.integers(0, 1000),
+)
+def test_each_image_appears_floor_or_ceil_of_its_share(
+    counts: list[int], count: int, balance: float, seed: int
+) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    chosen = sample_epoch(labels, count, balance, random(seed))
+    assert len(chosen) == count
+    weights = np.array(counts, float)[labels] ** -balance
+    expected = count * weights / weights.sum()
+    times = np.bincount(chosen, minlength=len(labels))
+    assert len(times) == len(labels)
+    assert (times >= np.floor(expected - 1e-6)).all()
+    assert (times <= np.ceil(expected + 1e-6)).all()
+
+
+def test_an_epoch_as_long_as_the_set_shows_each_image_once() -> None:
+    chosen = sample_epoch(random().integers(0, 5, 96), 96, 0.0, random())
+    assert sorted(chosen.tolist()) == list(range(96))
+    assert (chosen != np.arange(96)).any()
+
+
+@pytest.mark.parametrize(
+    ("balance", "shares"), [(0.0, [0.9, 0.1]), (0.5, [0.75, 0.25]), (1.0, [0.5, 0.5])]
+)
+def test_balance(balance: float, shares: list[float]) -> None:
+    labels = np.array([0] * 900 + [1] * 100)
+    chosen = sample_epoch(labels, 1000, balance, random())
+    assert np.bincount(labels[chosen]) / 1000 == pytest.approx(shares, abs=0.005)
+
+
+def test_classes_are_mixed_within_an_epoch() -> None:
+    labels = np.repeat(np.arange(4), 100)
+    chosen = labels[sample_epoch(labels, 400, 0.0, random())]
+    assert np.bincount(chosen[:200], minlength=4).min() > 30
+
+
+def test_the_sample_depends_on_the_generator_alone() -> None:
+    labels = np.repeat(np.arange(4), 100)
+    first, same, other = (sample_epoch(labels, 100, 0.0, random(seed)) for seed in (5, 5, 6))
+    assert (first == same).all()
+    assert (first != other).any()
+
+
+def counts(images: np.ndarray) -> list[int]:
+    """How many images are real, synthetic and outliers."""
+    return [int((images[:, 0, 0, 0] == kind).sum()) for kind in (REAL, SYNTHETIC, OUTLIER)]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_share_of_synthetic_images(share: float) -> None:
-    images, targets = EpochSampler(data(), recipe(share), seed=1).draw(0)
-    assert images.shape == (200, 8, 8, 3)
-    assert targets.shape == (200, 3)
-    assert (images[:, 0, 0, 0] == DRAWN).mean() == share
+    images, targets = EpochSampler(prepared(), recipe(share), seed=1).sample(0)
+    assert (images.shape, targets.shape) == ((200, 8, 8, 3), (200, 3))
+    assert counts(images) == [200 - 200 * share, 200 * share, 0]
     # Mixed: no batch is all of one kind.
     if share == 0.3:
-        assert all(0 < (batch == DRAWN).mean() < 1 for batch in np.split(images, 10))
+        assert all(0 < (batch == SYNTHETIC).mean() < 1 for batch in np.split(images, 10))
 
 
 @pytest.mark.parametrize("share", [0.3, 1.0])
-def test_drawings_of_one_class_do_not_swamp_the_others(share: float) -> None:
-    some = data()
-    some.synthetic_labels[:] = 0
-    images, targets = EpochSampler(some, recipe(share), seed=1).draw(0)
-    assert (images[:, 0, 0, 0] == DRAWN).mean() == pytest.approx(share / 3, abs=0.01)
+def test_synthetic_images_of_one_class_do_not_swamp_the_others(share: float) -> None:
+    data = prepared()
+    data.synthetic_labels[:] = 0
+    images, targets = EpochSampler(data, recipe(share), seed=1).sample(0)
+    assert counts(images)[1] == pytest.approx(200 * share / 3, abs=2)
     assert (targets.sum(axis=0) > 0).all()
 
 
-def test_without_synthetic_images_all_are_photos() -> None:
-    images, _ = EpochSampler(data(drawn=0), recipe(0.3), seed=1).draw(0)
-    assert (images == REAL).all()
-
-
-def test_outliers_may_be_any_class() -> None:
-    images, targets = EpochSampler(data(outliers=7), recipe(0.25, outliers=0.2), seed=1).draw(0)
-    grey = images[:, 0, 0, 0]
-    assert [(grey == kind).sum() for kind in (REAL, DRAWN, STRANGE)] == [110, 50, 40]
-    assert targets[grey == STRANGE] == pytest.approx(1 / 3)
-    assert (targets[grey != STRANGE].max(axis=1) == 1).all()
+def test_the_target_of_an_outlier_is_every_class_alike() -> None:
+    sampler = EpochSampler(prepared(outliers=7), recipe(0.25, outliers=0.2), seed=1)
+    images, targets = sampler.sample(0)
+    assert counts(images) == [110, 50, 40]
+    outlier = images[:, 0, 0, 0] == OUTLIER
+    assert targets[outlier] == pytest.approx(1 / 3)
+    assert (targets[~outlier].max(axis=1) == 1).all()
     assert targets.sum(axis=1) == pytest.approx(1)
 
 
-def test_training_accuracy_leaves_outliers_out() -> None:
-    metric = Accuracy()
-    targets = np.array([[1, 0], [0, 1], [0.5, 0.5], [0.5, 0.5]], np.float32)
-    metric.update_state(targets, np.array([[2, 1], [2, 1], [2, 1], [1, 2]], np.float32))
-    assert float(metric.result()) == 0.5
-
-
-def test_without_outliers_there_are_none() -> None:
-    images, _ = EpochSampler(data(), recipe(0.5, outliers=0.2), seed=1).draw(0)
-    assert (images[:, 0, 0, 0] == DRAWN).sum() == 100
-
-
-def test_outliers_need_drawn_photos_of_the_classes_beside_them() -> None:
-    for some, expected in ((data(drawn=0, outliers=7), 0), (data(outliers=7), 13)):
-        some.synthetic_labels[:] = 0  # of one class of three
-        images, _ = EpochSampler(some, recipe(0.25, outliers=0.2), seed=1).draw(0)
-        assert (images[:, 0, 0, 0] == STRANGE).sum() == expected
-    alone = dataclasses.replace(data(drawn=0, outliers=7), dataset="synthetic")
-    images, _ = EpochSampler(alone, recipe(0.25, outliers=0.2), seed=1).draw(0)
-    assert (images[:, 0, 0, 0] == STRANGE).sum() == 40
+@pytest.mark.parametrize(
+    ("synthetic", "outliers", "dataset", "expected"),
+    [
+        (0, 0, "own", [200, 0, 0]),
+        (60, 0, "own", [183, 17, 0]),
+        (0, 7, "own", [200, 0, 0]),
+        (60, 7, "own", [170, 17, 13]),
+        (0, 7, "synthetic", [160, 0, 40]),
+    ],
+)
+def test_outliers_need_synthetic_images_of_the_classes_beside_them(
+    synthetic: int, outliers: int, dataset: str, expected: list[int]
+) -> None:
+    """Where the photos are not synthetic themselves; templates are of one class of three here."""
+    data = dataclasses.replace(prepared(90, synthetic, outliers), dataset=dataset)
+    data.synthetic_labels[:] = 0
+    assert counts(EpochSampler(data, recipe(0.25, outliers=0.2), seed=1).sample(0)[0]) == expected
 
 
 def test_labels_stay_with_their_images() -> None:
-    some = data()
-    some.images[:] = 10 * some.samples["label"].to_numpy()[:, None, None, None] + 5
-    some.synthetic_images[:] = 10 * some.synthetic_labels[:, None, None, None] + 105
-    images, targets = EpochSampler(some, recipe(0.3), seed=1).draw(0)
+    data = prepared()
+    data.images[:] = 10 * data.samples["label"].to_numpy()[:, None, None, None] + 5
+    data.synthetic_images[:] = 10 * data.synthetic_labels[:, None, None, None] + 105
+    images, targets = EpochSampler(data, recipe(0.3), seed=1).sample(0)
     assert (images[:, 0, 0, 0] // 10 % 10 == targets.argmax(axis=1)).all()
 
 
-def test_an_epoch_is_a_function_of_seed_and_number() -> None:
-    def draw(seed: int, epoch: int) -> bytes:
-        some = data()
-        some.images[:] = np.arange(90)[:, None, None, None]
-        drawer = EpochSampler(some, recipe(0.3), seed)
-        if epoch:
-            drawer.draw(0)  # must not matter
-        return drawer.draw(epoch)[0].tobytes()
+def test_only_training_photos_are_used() -> None:
+    data = prepared()
+    data.images[data.samples["split"] != "train"] = 0
+    assert counts(EpochSampler(data, recipe(), seed=1).sample(0)[0])[0] == 200
 
-    assert draw(1, 1) == draw(1, 1)
-    assert len({draw(1, 0), draw(1, 1), draw(2, 0)}) == 3
+
+def test_an_epoch_is_a_function_of_seed_and_number() -> None:
+    def sample(seed: int, epoch: int) -> bytes:
+        data = prepared()
+        data.images[:] = np.arange(90)[:, None, None, None]
+        sampler = EpochSampler(data, recipe(0.3), seed)
+        if epoch:
+            sampler.sample(0)  # must not matter
+        return sampler.sample(epoch)[0].tobytes()
+
+    assert sample(1, 1) == sample(1, 1)
+    assert len({sample(1, 0), sample(1, 1), sample(2, 0)}) == 3

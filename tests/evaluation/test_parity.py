@@ -1,0 +1,47 @@
+"""Whether the ONNX model predicts what the Keras model predicts."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from signs.errors import UserError
+from signs.evaluation import parity
+from tests.inference.small import MEANS, load
+
+IMAGES = np.random.default_rng(1).integers(0, 256, (1200, 8, 8, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def keras_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Keras model with the weights of the small classifier."""
+    pixels = keras.Input((8, 8, 3), dtype="uint8")
+    flat = keras.layers.Flatten()(keras.layers.Rescaling(1.0)(pixels))
+    model = keras.Model(pixels, keras.layers.Dense(4)(flat))
+    model.layers[-1].set_weights([MEANS.reshape(-1, 4), np.array([0.0, 0.0, 0.0, 1.0])])
+    path = tmp_path_factory.mktemp("keras") / "model.keras"
+    model.save(path)
+    return path
+
+
+def test_the_same_weights_predict_the_same(keras_file: Path, tmp_path: Path) -> None:
+    found = parity.compare(load(tmp_path), keras_file, IMAGES, allowed=1e-3)
+    assert found["onnx_same_predictions"] == 1
+    assert found["onnx_max_difference"] in [10.0**-n for n in range(4, 13)]
+
+
+def test_other_weights_are_refused(keras_file: Path, tmp_path: Path) -> None:
+    changed = keras.models.load_model(keras_file)
+    weights, bias = changed.layers[-1].get_weights()
+    changed.layers[-1].set_weights([weights, np.add(bias, [0.1, 0, 0, 0])])
+    changed.save(tmp_path / "changed.keras")
+    with pytest.raises(UserError, match=r"differ by 0\.02.* in a prob.*difference allows 0\.001"):
+        parity.compare(load(tmp_path), tmp_path / "changed.keras", IMAGES, allowed=1e-3)
+
+
+def test_a_damaged_keras_model_is_named(keras_file: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.keras"
+    damaged.write_bytes(keras_file.read_bytes()[:2000])
+    with pytest.raises(UserError, match=r"damaged\.keras cannot be read.*dvc repro -f train"):
+        parity.compare(load(tmp_path), damaged, IMAGES, allowed=1e-3)
