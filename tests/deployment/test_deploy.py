@@ -95,7 +95,7 @@ def load(deployed: Site, make_photo: Callable[..., bytes], tmp_path: Path) -> It
         'wrk.method = "POST"\nwrk.headers["Content-Type"] = "image/png"\n'
         f'wrk.body = io.open("{tmp_path / "photo"}", "rb"):read("*a")\n'
     )
-    command = ["wrk", "--threads=1", "--connections=8", "--timeout=30s", "--duration=120s"]
+    command = ["wrk", "--threads=1", "--connections=8", "--timeout=30s", "--duration=500s"]
     command += [f"--script={script}", f"{deployed.service.address}/predict"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     time.sleep(1)
