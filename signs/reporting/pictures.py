@@ -3,9 +3,7 @@
 import textwrap
 from pathlib import Path
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from signs import paths
@@ -13,6 +11,7 @@ from signs.data import arrays, layouts
 from signs.data.images import Image, decode
 from signs.evaluation import corruptions
 from signs.inference.classifier import Metadata
+from signs.inference.heatmap import overlay
 from signs.reporting import plots, style
 from signs.reporting.grids import Line, Row, Tile, fit, pixels, plot_grid, rows_of, strip
 from signs.reporting.results import Json, read_json, read_table
@@ -26,7 +25,6 @@ CURVES = {
     "validation_accuracy": "validation/accuracy.tsv",
     "learning_rate": "learning_rate.tsv",
 }
-SALIENT = (230.0, 40.0, 20.0)  # RGB
 MISTAKE, EXAMPLE, DUPLICATE, SAMPLE = 186, 84, 44, 32  # sides of tiles, in units
 SAMPLES = 6  # synthetic photos of each class
 
@@ -91,25 +89,6 @@ def _mistakes(
         tiles.append(Tile(photo, caption))
     head = ("", "") if tiles else ("No mistake: every test photo was read right.", "")
     plot_grid(rows_of(tiles, 6), path, (MISTAKE, MISTAKE), 14, head)
-
-
-def overlay(image: Image, importance: npt.NDArray[np.float32]) -> Image:
-    """A prepared image in grey, with what speaks for the predicted class in red.
-
-    Args:
-        image: uint8 (size, size, channels).
-        importance: (size, size), an occlusion map.
-
-    Returns:
-        RGB, uint8 (size, size, 3).
-    """
-    smooth = np.asarray(
-        cv2.GaussianBlur(np.clip(importance, 0, None), (0, 0), max(1.0, len(importance) / 24))
-    )
-    share = 0.75 * smooth[:, :, None] / max(float(smooth.max()), 1e-6)
-    grey = image.mean(axis=2, keepdims=True).repeat(3, axis=2)
-    result: Image = np.rint(grey * (1 - share) + np.array(SALIENT) * share).astype(np.uint8)
-    return result
 
 
 def _with_inset(photo: Image, inset: Image) -> Image:
