@@ -25,7 +25,6 @@ CURVES = {
     "validation_accuracy": "validation/accuracy.tsv",
     "learning_rate": "learning_rate.tsv",
 }
-SALIENT = (230.0, 40.0, 20.0)  # RGB
 MISTAKE, EXAMPLE, DUPLICATE, SAMPLE = 186, 84, 44, 32  # sides of tiles, in units
 SAMPLES = 6  # synthetic photos of each class
 

@@ -154,18 +154,6 @@ def test_grid_writes_titles_beside_and_captions_below(tmp_path: Path) -> None:
         assert rows.min() > start + side
 
 
-def test_overlay_is_red_where_it_matters() -> None:
-    importance = np.zeros((40, 40), np.float32)
-    importance[5:15, 5:15] = 2
-    importance[30:, 30:] = -5
-    for channels in (1, 3):
-        grey = np.full((40, 40, channels), 100, np.uint8)
-        shown = pictures.overlay(grey, importance).astype(int)
-        assert shown[10, 10, 0] > shown[10, 10, 2] + 80
-        assert tuple(shown[35, 35]) == (100, 100, 100)
-        assert (pictures.overlay(grey, 0 * importance) == 100).all()
-
-
 def test_the_stage_writes_pages_and_pictures_of_the_run(run: Path) -> None:
     details = {"metrics/evaluate/details.json": FILES["metrics/evaluate/details.json"]}
     write(run, OOD_FILES | details)
