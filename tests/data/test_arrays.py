@@ -15,28 +15,22 @@ SPLIT = Split(group="duplicates", similarity=0.9, validation=0.1, folds=10, fold
 SETTINGS = ImageSettings(size=8, color="rgb", contrast="none", margin=0.05)
 IMAGES = np.random.default_rng(1).integers(0, 256, (4, 8, 8, 3), np.uint8)
 SYNTHETIC = IMAGES[:2] // 2
-FILE_NAMES = ["0/a.png", "0/NA", "7/null.png", "7/b.png"]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     nan = float("nan")
-    samples = {
-        "file": FILE_NAMES,
-        "class_id": [0, 0, 7, 7],
-        "label": [0, 0, 1, 1],
-        "group": [0, 1, 2, 2],
-        "split": ["train", "test", "validation", "unused"],
-        "height": [10, 20, 30, 40],
-        "width": [11, 21, 31, 41],
-        "left": [nan, 0.1, nan, 0.25],
-        "top": [nan, 0.2, nan, 0.25],
-        "right": [nan, 0.8, nan, 0.75],
-        "bottom": [nan, 1 / 3, nan, 0.75],
-        "digest": "not written",
-    }
+    samples = pd.DataFrame(
+        [
+            ("0/a.png", 0, 0, 0, "train", 10, 11, *[nan] * 4, "not written"),
+            ("0/NA", 0, 0, 1, "test", 20, 21, 0.1, 0.2, 0.8, 1 / 3, "not written"),
+            ("7/null.png", 7, 1, 2, "validation", 30, 31, *[nan] * 4, "not written"),
+            ("7/b.png", 7, 1, 2, "unused", 40, 41, 0.25, 0.25, 0.75, 0.75, "not written"),
+        ],
+        columns=[*arrays.COLUMNS, "digest"],
+    )
     labels = pd.DataFrame({"ClassId": [0, 7], "Name": ["NA", "30"]})
-    arrays.write_tables(tmp_path, pd.DataFrame(samples), labels)
+    arrays.write_tables(tmp_path, samples, labels)
     np.save(tmp_path / arrays.IMAGES, IMAGES)
     np.save(tmp_path / arrays.SYNTHETIC_IMAGES, SYNTHETIC)
     np.save(tmp_path / arrays.SYNTHETIC_LABELS, np.array([1, 0]))
@@ -60,7 +54,7 @@ def test_what_was_written_is_read(folder: Path) -> None:
     assert (loaded.settings, loaded.split, loaded.dataset) == (SETTINGS, SPLIT, "own")
     # Texts stay texts, however much they look like something else; only regions may be missing.
     assert loaded.samples.columns.tolist() == arrays.COLUMNS
-    assert loaded.samples["file"].tolist() == FILE_NAMES
+    assert loaded.samples["file"].tolist() == ["0/a.png", "0/NA", "7/null.png", "7/b.png"]
     assert loaded.labels["Name"].tolist() == ["NA", "30"]
     assert loaded.labels["ClassId"].tolist() == [0, 7]
     assert loaded.samples["left"].isna().tolist() == [True, False, True, False]

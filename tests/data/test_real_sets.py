@@ -2,7 +2,6 @@
 
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,12 +10,15 @@ import pytest
 from signs.data import audit, duplicates, images, layouts, splits
 from signs.data.decode import digest
 from signs.data.layouts import Dataset
-from signs.params import ImageSettings, Split, load
+from signs.params import ImageSettings, load
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "data"
 SPLIT = load(ROOT / "params.yaml").preprocess.split
+SETTINGS = ImageSettings(size=32, color="rgb", contrast="none", margin=0.0)
 NO_LEAK = {splits.VALIDATION: 0, splits.TEST: 0}
+
+Signs = tuple[Dataset, pd.DataFrame, np.ndarray]
 
 pytestmark = pytest.mark.real_data
 
@@ -31,50 +33,32 @@ def read(name: str) -> Dataset:
 # signs: 58 classes
 
 
-class Signs(NamedTuple):
-    dataset: Dataset
-    samples: pd.DataFrame  # as the preprocess stage has them before it assigns splits
-    thumbnails: np.ndarray
-
-    def split(self, group: str) -> pd.DataFrame:
-        samples = self.samples.copy()
-        assert audit.find_label_conflicts(samples) == []
-        settings: Split = SPLIT.model_copy(update={"group": group})
-        audit.assign_splits(samples, self.thumbnails, settings)
-        return samples
-
-
 @pytest.fixture(scope="module")
 def signs() -> Signs:
-    """The data set, each photo decoded once."""
+    """The data set, its samples and its thumbnails, each photo decoded once."""
     dataset = read("signs")
     reader = layouts.Reader(dataset.folder)
     photos = [images.decode(reader.read(file)) for file in dataset.table["file"]]
     samples = dataset.table.assign(
         digest=[digest(photo) for photo in photos], label=dataset.table["class_id"]
     )
-    return Signs(dataset, samples, np.stack([images.thumbnail(photo) for photo in photos]))
-
-
-@pytest.fixture(scope="module")
-def leak_free(signs: Signs) -> pd.DataFrame:
-    return signs.split("duplicates")
+    assert audit.find_label_conflicts(samples) == []
+    return dataset, samples, np.stack([images.thumbnail(photo) for photo in photos])
 
 
 def test_signs_is_whole_and_has_each_photo_several_times(signs: Signs) -> None:
-    assert len(signs.samples) == 4_170
-    assert sorted(signs.samples["class_id"].unique()) == list(range(58))
-    assert signs.dataset.problems == []
-    assert signs.dataset.names[52] == "Stop"
-    copies = signs.samples["digest"].value_counts()
+    dataset, samples, _ = signs
+    assert len(samples) == 4_170
+    assert sorted(samples["class_id"].unique()) == list(range(58))
+    assert (dataset.problems, dataset.names[52]) == ([], "Stop")
+    copies = samples["digest"].value_counts()
     assert len(copies) == 1_672
     assert (copies % 2 == 0).all()
-    # All copies of a photo are in one class.
-    assert (signs.samples.groupby("digest")["class_id"].nunique() == 1).all()
 
 
 def test_a_random_split_of_signs_leaks(signs: Signs) -> None:
-    samples = signs.split("none")
+    samples = signs[1].copy()
+    audit.assign_splits(samples, signs[2], SPLIT.model_copy(update={"group": "none"}))
     split = samples["split"].to_numpy(str)
     leaked = duplicates.count_shared(split, samples["digest"].to_numpy(str))
     for name in NO_LEAK:
@@ -82,16 +66,15 @@ def test_a_random_split_of_signs_leaks(signs: Signs) -> None:
     assert (split != splits.UNUSED).all()
 
 
-def test_the_split_of_signs_does_not_leak(signs: Signs, leak_free: pd.DataFrame) -> None:
-    split, labels = leak_free["split"].to_numpy(str), leak_free["label"].to_numpy()
+def test_the_split_of_signs_uses_each_photo_once_and_does_not_leak(signs: Signs) -> None:
+    samples, thumbnails = signs[1].copy(), signs[2]
+    audit.assign_splits(samples, thumbnails, SPLIT.model_copy(update={"group": "duplicates"}))
+    split, labels = samples["split"].to_numpy(str), samples["label"].to_numpy()
     for column in ("digest", "group"):
-        assert duplicates.count_shared(split, leak_free[column].to_numpy().astype(str)) == NO_LEAK
-    near = duplicates.count_near_duplicates(split, signs.thumbnails, labels, SPLIT.similarity)
+        assert duplicates.count_shared(split, samples[column].to_numpy().astype(str)) == NO_LEAK
+    near = duplicates.count_near_duplicates(split, thumbnails, labels, SPLIT.similarity)
     assert near == NO_LEAK
-
-
-def test_the_split_of_signs_uses_each_photo_once(leak_free: pd.DataFrame) -> None:
-    used = leak_free[leak_free["split"] != splits.UNUSED]
+    used = samples[split != splits.UNUSED]
     assert len(used) == 1_672
     assert used["digest"].is_unique
     for label, rows in used.groupby("label"):
@@ -143,25 +126,6 @@ def test_tracks_never_cross_a_split(training: pd.DataFrame) -> None:
     assert (split == splits.TEST).mean() == pytest.approx(0.1, abs=0.03)
 
 
-def test_regions_of_gtsrb_hold_the_sign(training: pd.DataFrame) -> None:
-    regions = training[images.REGION].to_numpy()
-    assert ((regions >= 0) & (regions <= 1)).all()
-    sides = regions[:, 2:] - regions[:, :2]
-    # The frames leave about 10 % around the sign, at least 5 pixels.
-    assert np.median(sides) == pytest.approx(0.8, abs=0.08)
-    assert sides.min() > 0.4
-    assert np.abs(regions[:, :2].mean(axis=0) + regions[:, 2:].mean(axis=0) - 1).max() < 0.05
-
-
-def crops(gtsrb: Dataset, table: pd.DataFrame) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Decoded photos, and their regions as 32 x 32 pixels."""
-    settings = ImageSettings(size=32, color="rgb", contrast="none", margin=0.0)
-    reader = layouts.Reader(gtsrb.folder)
-    photos = [images.decode(reader.read(file)) for file in table["file"]]
-    places = zip(photos, layouts.regions(table), strict=True)
-    return photos, [images.prepare(photo, settings, region) for photo, region in places]
-
-
 def redness(image: np.ndarray) -> np.ndarray:
     """Share of red in each RGB pixel above the third that grey has."""
     values = image.astype(float)
@@ -173,32 +137,31 @@ def test_red_signs_of_gtsrb_lie_within_their_regions(
     class_id: int, gtsrb: Dataset, training: pd.DataFrame
 ) -> None:
     """Stop and no entry are red: the region holds more of it than the rest of the photo."""
+    reader = layouts.Reader(gtsrb.folder)
     rows = training[training["class_id"] == class_id].iloc[7::30]
-    photos, signs = crops(gtsrb, rows)
-    inside = np.array([redness(sign).mean() for sign in signs])
-    outside = []
-    for photo, (left, top, right, bottom) in zip(photos, layouts.regions(rows), strict=True):
+    inside, outside = [], []
+    for file, region in zip(rows["file"], layouts.regions(rows), strict=True):
+        photo = images.decode(reader.read(file))
         height, width = photo.shape[:2]
+        left, top, right, bottom = np.round(np.multiply(region, [width, height] * 2)).astype(int)
         around = np.ones((height, width), bool)
-        columns = slice(int(left * width), int(np.ceil(right * width)))
-        around[int(top * height) : int(np.ceil(bottom * height)), columns] = False
+        around[top:bottom, left:right] = False
+        crop = images.prepare(photo, SETTINGS, region)
+        inside.append(redness(crop).mean())
         outside.append(redness(photo)[around].mean())
     assert len(inside) > 20
-    assert np.mean(inside > np.array(outside)) > 0.95
+    assert np.mean(np.array(inside) > np.array(outside)) > 0.95
     assert np.mean(inside) > np.mean(outside) + 0.04
 
 
-def test_prepared_signs_of_gtsrb_fill_the_picture(gtsrb: Dataset, training: pd.DataFrame) -> None:
-    """The yellow diamond of a priority road touches the middle of each side, not the corners."""
-    _, signs = crops(gtsrb, training[training["class_id"] == 12].iloc[29::30])
-    mean = np.mean(signs, axis=0)
-    yellow = np.minimum(mean[..., 0], mean[..., 1]) - mean[..., 2]
-    corners = np.mean([yellow[y, x] for y in (1, -2) for x in (1, -2)])
-    assert yellow[12:20, 12:20].mean() > corners + 40
-    # As much of the sign at the left as at the right, at the top as at the bottom.
-    ring = np.clip(yellow - corners, 0, None)
-    for axis in (0, 1):
-        assert ring.sum(axis=axis) / ring.sum() @ np.arange(32) == pytest.approx(15.5, abs=1)
+def test_regions_of_gtsrb_leave_a_tenth_around_the_sign(training: pd.DataFrame) -> None:
+    regions = training[images.REGION].to_numpy()
+    assert ((regions >= 0) & (regions <= 1)).all()
+    sides = regions[:, 2:] - regions[:, :2]
+    # At least 5 pixels.
+    assert np.median(sides) == pytest.approx(0.8, abs=0.08)
+    assert sides.min() > 0.4
+    assert np.abs(regions[:, :2].mean(axis=0) + regions[:, 2:].mean(axis=0) - 1).max() < 0.05
 
 
 def test_the_archive_of_gtsrb_is_read_as_zipfile_reads_it(

@@ -139,10 +139,8 @@ class Project:
             "PYTHONPATH": str(hook),
             "NOTES": str(self._notes),
             "GIT_CONFIG_GLOBAL": os.devnull,
-            "GIT_AUTHOR_NAME": "Test",
-            "GIT_AUTHOR_EMAIL": "test@localhost",
-            "GIT_COMMITTER_NAME": "Test",
-            "GIT_COMMITTER_EMAIL": "test@localhost",
+            **{f"GIT_{who}_NAME": "Test" for who in ("AUTHOR", "COMMITTER")},
+            **{f"GIT_{who}_EMAIL": "test@localhost" for who in ("AUTHOR", "COMMITTER")},
             "DVC_NO_ANALYTICS": "1",
             "ITERATIVE_DO_NOT_TRACK": "1",
             "DVC_SITE_CACHE_DIR": str(folder.with_name(folder.name + ".site")),
@@ -165,16 +163,7 @@ class Project:
         return Running(list(command), self.folder, self.environment)
 
     def run(self, *command: str) -> Outcome:
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-        return Outcome(done.returncode, done.stdout.decode(errors="replace"))
+        return self.start(*command).wait()
 
     def dvc(self, *arguments: str) -> Outcome:
         return self.run("dvc", *arguments)

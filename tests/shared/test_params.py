@@ -56,8 +56,6 @@ def test_assign_sets_dotted_keys_and_makes_blocks() -> None:
     [
         ("dataste", "dataset, synthesize, preprocess, train, evaluate"),
         ("train.epochs", "network, seed, devices, target_precision, target_coverage, compact"),
-        ("preprocess.split.shuffle", "group, similarity, validation, folds, fold, seed"),
-        ("preprocess.images.large", "compact, classic"),
         ("train.compact.augment.flip", "rotation, scale, shift, shear"),
         ("synthesize.size.middle", "low, high"),
     ],
@@ -83,27 +81,18 @@ def test_a_missing_key_is_named(key: str, content: dict[str, Any], tmp_path: Pat
 @pytest.mark.parametrize(
     ("key", "value", "allowed"),
     [
-        ("train.seed", "1", "valid integer"),
-        ("train.seed", -1, "greater than or equal to 0"),
         ("train.seed", 2**31, "less than 2147483648"),
         ("train.compact.epochs", 0, "greater than or equal to 1"),
-        ("train.compact.epochs", 1.5, "valid integer"),
         ("train.compact.epochs", True, "valid integer"),
-        ("train.compact.learning_rate", True, "valid number"),
         ("train.compact.learning_rate", "1e-3", "in YAML, 1e-3 is a text"),
         ("train.compact.learning_rate", 0, "greater than 0"),
         ("train.compact.learning_rate", float("nan"), "less than or equal to 1"),
         ("train.compact.schedule", "linear", "'cosine' or 'constant'"),
-        ("train.network", "resnet", "'compact' or 'classic'"),
         ("train.target_precision", 1.0, "less than 1"),
         ("preprocess.split.group", "tracks", "'duplicates' or 'none'"),
-        ("preprocess.split.similarity", 1.01, "less than or equal to 1"),
         ("preprocess.images.compact.size", 7, "greater than or equal to 8"),
-        ("preprocess.images.compact.color", "gray", "'rgb' or 'grey'"),
-        ("preprocess.split", 5, "dictionary"),
         ("train", None, "dictionary"),
         ("dataset", "../secrets", "folder name of letters"),
-        ("dataset", "a/b", "folder name of letters"),
         ("synthesize.size", [16, 64], "dictionary"),
         ("synthesize.blur.low", float("nan"), "finite"),
         ("evaluate.max_onnx_difference", float("inf"), "finite"),
@@ -122,10 +111,6 @@ def test_a_bad_value_is_refused_with_what_is_allowed(
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        (
-            {"preprocess.split.validation": 0.9},
-            "preprocess.split: validation (0.9) and one of 10 folds must stay below 1",
-        ),
         (
             {"preprocess.split.validation": 0.7, "preprocess.split.folds": 3},
             "preprocess.split: validation (0.7) and one of 3 folds must stay below 1",
@@ -190,22 +175,19 @@ def test_all_problems_are_listed_at_once(content: dict[str, Any], tmp_path: Path
     assert found == {*changes, "dataset"}
 
 
-@pytest.mark.parametrize("content", [None, [], 5, "train"])
-def test_a_file_without_keys_is_refused(content: object, tmp_path: Path) -> None:
-    with pytest.raises(ParamsError, match="must hold a mapping"):
-        load(content, tmp_path)
-
-
 @pytest.mark.parametrize(
-    "content", [b"train: [1, 2", b"a: b: c", b"\tdataset: signs", b"dataset: \xe9\xff", b"\x00"]
+    ("content", "problem"),
+    [
+        *[(content, "must hold a mapping") for content in (b"", b"[]", b"5", b"train")],
+        *[(content, "not valid YAML") for content in (b"train: [1, 2", b"a: b: c", b"\xe9", b"\0")],
+        (None, r"is missing; run from the root"),
+    ],
 )
-def test_a_file_that_is_no_yaml_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_a_file_without_settings_is_refused(
+    content: bytes | None, problem: str, tmp_path: Path
+) -> None:
     path = tmp_path / "params.yaml"
-    path.write_bytes(content)
-    with pytest.raises(ParamsError, match="not valid YAML"):
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ParamsError, match=rf"params\.yaml.*{problem}"):
         params.load(path)
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ParamsError, match=r"params\.yaml is missing; run from the root"):
-        params.load(tmp_path / "params.yaml")
