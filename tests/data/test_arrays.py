@@ -43,7 +43,7 @@ def describe(folder: Path, settings: ImageSettings = SETTINGS) -> None:
     arrays.describe(folder, "own", settings, SPLIT, ["No sign"])
 
 
-def test_what_was_written_is_read(folder: Path) -> None:
+def test_what_was_written_is_read(folder):
     loaded = arrays.load(folder)
     assert isinstance(loaded.images, np.memmap)
     assert (loaded.images == IMAGES).all()
@@ -62,7 +62,7 @@ def test_what_was_written_is_read(folder: Path) -> None:
     assert [loaded.rows(name).tolist() for name in ("train", "test", "nowhere")] == [[0], [1], []]
 
 
-def test_the_digest_changes_with_the_content_alone(folder: Path) -> None:
+def test_the_digest_changes_with_the_content_alone(folder):
     digests = [arrays.load(folder).digest]
     describe(folder)
     assert [arrays.load(folder).digest] == digests
@@ -75,9 +75,7 @@ def test_the_digest_changes_with_the_content_alone(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", arrays.FILES)
 @pytest.mark.parametrize("damage", ["flipped", "cut", "emptied"])
-def test_a_damaged_file_is_named_with_its_copy_in_the_cache(
-    name: str, damage: str, folder: Path
-) -> None:
+def test_a_damaged_file_is_named_with_its_copy_in_the_cache(name, damage, folder):
     content = (folder / name).read_bytes()
     flipped = content[:-1] + bytes([content[-1] ^ 1])
     bad = {"flipped": flipped, "cut": content[:-5], "emptied": b""}[damage]
@@ -90,7 +88,7 @@ def test_a_damaged_file_is_named_with_its_copy_in_the_cache(
 
 
 @pytest.mark.parametrize("name", [*arrays.FILES, arrays.METADATA])
-def test_a_missing_file_is_named(name: str, folder: Path) -> None:
+def test_a_missing_file_is_named(name, folder):
     (folder / name).unlink()
     with pytest.raises(PreparedError, match=rf"is incomplete .*{name}.*dvc repro -f preprocess"):
         arrays.load(folder)
@@ -104,7 +102,7 @@ def test_a_missing_file_is_named(name: str, folder: Path) -> None:
         b'{"md5": [], "dataset": "own", "images": {}}',
     ],
 )
-def test_a_damaged_description_is_refused(content: bytes, folder: Path) -> None:
+def test_a_damaged_description_is_refused(content, folder):
     (folder / arrays.METADATA).write_bytes(content)
     with pytest.raises(PreparedError, match="dvc repro -f preprocess"):
         arrays.load(folder)

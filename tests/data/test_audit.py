@@ -1,7 +1,5 @@
 """The audit: conflicts, duplicates and leaks of a small table of samples, made by hand."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -34,9 +32,7 @@ def thumbnails() -> np.ndarray:
     return noise
 
 
-def test_conflicts_duplicates_and_groups_are_counted(
-    samples: pd.DataFrame, thumbnails: np.ndarray, tmp_path: Path
-) -> None:
+def test_conflicts_duplicates_and_groups_are_counted(samples, thumbnails, tmp_path):
     problems = audit.find_label_conflicts(samples)
     assert [file for file, _ in problems] == ["3/11.png", "8/23.png"]
     audit.assign_splits(samples, thumbnails, SETTINGS)
@@ -74,9 +70,7 @@ def test_conflicts_duplicates_and_groups_are_counted(
     assert sorted(shown["file"][3:]) == ["3/11.png", "8/13.png", "8/14.png", "8/23.png"]
 
 
-def test_without_groups_duplicates_are_used_and_leak(
-    samples: pd.DataFrame, thumbnails: np.ndarray
-) -> None:
+def test_without_groups_duplicates_are_used_and_leak(samples, thumbnails):
     samples["digest"] = [f"d{row % 4}" for row in range(24)]
     samples["class_id"] = samples["label"] = 0
     audit.find_label_conflicts(samples)

@@ -55,13 +55,13 @@ def add(
     return images, found
 
 
-def test_classes_are_matched_by_name(folder: Path) -> None:
+def test_classes_are_matched_by_name(folder):
     images, labels = add(folder)
     assert labels == [2, 2, 0, 0]  # class 13, Yield, comes before 14, Stop
     assert all(image.std() > 0 for image in images)
 
 
-def test_a_name_that_two_classes_have_matches_neither(folder: Path) -> None:
+def test_a_name_that_two_classes_have_matches_neither(folder):
     labels = pd.DataFrame({"ClassId": [1, 2, 3], "Name": ["Stop", "stop", "Yield"]})
     assert add(folder, labels)[1] == [2, 2]
 
@@ -74,13 +74,11 @@ def test_a_name_that_two_classes_have_matches_neither(folder: Path) -> None:
         (LABELS, settings_with(**{"train.compact.synthetic_share": 0.0})),
     ],
 )
-def test_no_synthetic_photos_are_added_where_none_are_wanted(
-    labels: pd.DataFrame, settings: params.Params, folder: Path
-) -> None:
+def test_no_synthetic_photos_are_added_where_none_are_wanted(labels, settings, folder):
     assert add(folder, labels, settings=settings)[1] == []
 
 
-def test_photos_that_the_data_set_holds_out_do_not_train(folder: Path) -> None:
+def test_photos_that_the_data_set_holds_out_do_not_train(folder):
     synthetic = layouts.read("synthetic")
     samples, _ = decode_all(synthetic, SETTINGS.images, folder / "own.npy")
     samples["split"] = ["train", "test", "validation", "train", "train", "train"]
@@ -89,7 +87,7 @@ def test_photos_that_the_data_set_holds_out_do_not_train(folder: Path) -> None:
     assert (images == np.load(folder / "own.npy")[[0, 3]]).all()
 
 
-def test_a_damaged_archive_is_named(folder: Path) -> None:
+def test_a_damaged_archive_is_named(folder):
     archive = folder / "data/synthetic/images.zip"
     content = bytearray(archive.read_bytes())
     place = content.index(b"14/00000.jpg") + 200
@@ -99,7 +97,7 @@ def test_a_damaged_archive_is_named(folder: Path) -> None:
         add(folder)
 
 
-def test_outliers_that_are_classes_of_the_data_set_are_left_out(folder: Path) -> None:
+def test_outliers_that_are_classes_of_the_data_set_are_left_out(folder):
     write("auxiliary_outliers", {0: "No sign", 1: "YIELD", 2: "No entry"}, first=12)
     assert auxiliary.add_outliers(SETTINGS, LABELS, folder) == ["No entry", "No sign"]
     assert np.load(folder / arrays.AUXILIARY_OUTLIERS).shape == (4, 32, 32, 3)

@@ -15,7 +15,7 @@ from signs.params import Split
 NO_LEAK = {VALIDATION: 0, TEST: 0}
 
 
-def test_groups_join_transitively() -> None:
+def test_groups_join_transitively():
     group = duplicates.groups(7, np.array([[0, 3], [3, 5], [2, 4]]))
     together = {frozenset(np.flatnonzero(group == g).tolist()) for g in group}
     assert together == {frozenset(s) for s in ({0, 3, 5}, {2, 4}, {1}, {6})}
@@ -23,7 +23,7 @@ def test_groups_join_transitively() -> None:
 
 
 @given(values=st.lists(st.sampled_from(["", "a", "b", "c", "aa"]), min_size=1, max_size=40))
-def test_images_with_the_same_value_make_one_group(values: list[str]) -> None:
+def test_images_with_the_same_value_make_one_group(values):
     pairs = duplicates.same_value_pairs(np.array(values))
     group = duplicates.groups(len(values), pairs)
     for i, j in itertools.combinations(range(len(values)), 2):
@@ -57,15 +57,13 @@ def pairs_of(*thumbnails: np.ndarray, labels: list[int] | None = None) -> list[l
 @pytest.mark.parametrize(
     ("correlation", "found"), [(0.99, True), (0.915, True), (0.885, False), (0.0, False)]
 )
-def test_near_duplicates_begin_at_the_similarity(
-    correlation: float, found: bool, base: np.ndarray
-) -> None:
+def test_near_duplicates_begin_at_the_similarity(correlation, found, base):
     other = correlated(base, correlation, np.random.default_rng(6))
     assert np.corrcoef(base.ravel(), other.ravel())[0, 1] == pytest.approx(correlation, abs=0.01)
     assert pairs_of(base, other) == ([[0, 1]] if found else [])
 
 
-def test_what_counts_as_a_near_duplicate(base: np.ndarray) -> None:
+def test_what_counts_as_a_near_duplicate(base):
     # Another brightness or contrast does not hide a duplicate; a negative is none.
     assert pairs_of(base, (base * 0.4 + 10).astype(np.uint8), 255 - base) == [[0, 1]]
     # Images of different classes are not compared.
@@ -84,7 +82,7 @@ def noisy_copies(of: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 7, 1024])
-def test_the_block_size_changes_nothing(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_block_size_changes_nothing(block, monkeypatch):
     thumbnails, source = noisy_copies(of=5, count=20, seed=8)
     monkeypatch.setattr(duplicates, "BLOCK", block)
     found = near_duplicate_pairs(thumbnails, (source >= 3).astype(np.int64), 0.9).tolist()
@@ -92,7 +90,7 @@ def test_the_block_size_changes_nothing(block: int, monkeypatch: pytest.MonkeyPa
     assert sorted(found) == same
 
 
-def test_duplicates_are_found_across_blocks() -> None:
+def test_duplicates_are_found_across_blocks():
     count = duplicates.BLOCK + 10
     thumbnails = np.random.default_rng(9).integers(0, 256, (count, 16, 16), np.uint8)
     thumbnails[3] = thumbnails[count - 2]
@@ -111,17 +109,13 @@ def test_duplicates_are_found_across_blocks() -> None:
         (["", "b", "", "", "", "", "b", "", ""], {VALIDATION: 0, TEST: 1}),
     ],
 )
-def test_planted_exact_duplicates_are_counted(
-    values: str | list[str], expected: dict[str, int]
-) -> None:
+def test_planted_exact_duplicates_are_counted(values, expected):
     split = np.array([TRAIN] * 2 + [VALIDATION] * 2 + [TEST] * 3 + [UNUSED] * 2)
     assert count_shared(split, np.array(list(values))) == expected
 
 
 @pytest.mark.parametrize("block", [1, 2, 1024])
-def test_planted_near_duplicates_are_counted(
-    block: int, base: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_planted_near_duplicates_are_counted(block, base, monkeypatch):
     monkeypatch.setattr(duplicates, "BLOCK", block)
     rng = np.random.default_rng(10)
     split = np.array([TRAIN] * 4 + [VALIDATION] * 2 + [TEST] * 3 + [UNUSED])
@@ -139,7 +133,7 @@ def test_planted_near_duplicates_are_counted(
     assert count_near_duplicates(split, thumbnails, labels, 0.9) == {VALIDATION: 1, TEST: 1}
 
 
-def test_a_split_by_groups_of_duplicates_does_not_leak() -> None:
+def test_a_split_by_groups_of_duplicates_does_not_leak():
     thumbnails, source = noisy_copies(of=60, count=300, seed=11)
     labels = source % 3
     settings = Split(group="duplicates", similarity=0.9, validation=0.1, folds=10, fold=0, seed=1)

@@ -69,7 +69,7 @@ def make_settings(**changes: object) -> ImageSettings:
         (quarters().convert("CMYK"), "JPEG", {"quality": 95, "subsampling": 0}, 15),
     ],
 )
-def test_formats(image: Image.Image, kind: str, options: dict[str, object], tolerance: int) -> None:
+def test_formats(image, kind, options, tolerance):
     if image.mode == "RGBA":
         image.putalpha(128)  # is dropped
     content = encode(image, kind, **options)
@@ -81,7 +81,7 @@ def test_formats(image: Image.Image, kind: str, options: dict[str, object], tole
     assert (decode(content + bytes(500)) == decoded).all()
 
 
-def test_16_bit_photos_keep_their_brightness_and_colour() -> None:
+def test_16_bit_photos_keep_their_brightness_and_colour():
     ramp = np.linspace(0, 65535, 32 * 48).reshape(32, 48).astype(np.uint16)
     image = decode(encode(Image.fromarray(ramp)))
     assert np.abs(image - ramp[:, :, None] / 257).max() <= 1
@@ -98,7 +98,7 @@ def test_16_bit_photos_keep_their_brightness_and_colour() -> None:
         (8, Image.Transpose.ROTATE_270),
     ],
 )
-def test_exif_rotation_is_undone(orientation: int, undo: Image.Transpose) -> None:
+def test_exif_rotation_is_undone(orientation, undo):
     exif = Image.Exif()
     exif[0x0112] = orientation
     content = encode(quarters().transpose(undo), "JPEG", exif=exif, quality=95, subsampling=0)
@@ -126,14 +126,14 @@ UNKNOWN = r"not an image of a known format \(PNG, JPEG"
         (encode(noise(100, 7)), "100x7 pixels is too small"),
     ],
 )
-def test_what_is_no_usable_image_is_refused(content: bytes, problem: str) -> None:
+def test_what_is_no_usable_image_is_refused(content, problem):
     with pytest.raises(ImageError, match=problem):
         decode(content)
     assert decode(encode(noise(8, 8))).shape == (8, 8, 3)  # the smallest usable one
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "PPM", "BMP", "WEBP"])
-def test_truncated_files_are_refused(kind: str) -> None:
+def test_truncated_files_are_refused(kind):
     content = encode(noise(), kind)
     for share in (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99):
         with pytest.raises(ImageError, match=r"truncated|damaged"):
@@ -155,9 +155,7 @@ def test_truncated_files_are_refused(kind: str) -> None:
         (12, "PNG", {}, (8, 12, 100)),
     ],
 )
-def test_files_truncated_at_the_very_end_are_refused(
-    side: int, kind: str, options: dict[str, object], missing: tuple[int, ...]
-) -> None:
+def test_files_truncated_at_the_very_end_are_refused(side, kind, options, missing):
     content = encode(noise(side, side), kind, **options)
     assert (len(content) < TRAILING_BYTES) == (side == 12)
     for count in missing:
@@ -191,7 +189,7 @@ except images.ImageError as error:
         ("import stages.preprocess", "PNG"),
     ],
 )
-def test_too_many_pixels_are_refused_before_decoding(first: str, kind: str) -> None:
+def test_too_many_pixels_are_refused_before_decoding(first, kind):
     command = [sys.executable, "-c", HUGE.format(first=first, kind=kind)]
     printed = subprocess.check_output(command, cwd=ROOT, text=True)
     message, grown, seconds = printed.strip().split("|")
@@ -200,7 +198,7 @@ def test_too_many_pixels_are_refused_before_decoding(first: str, kind: str) -> N
     assert float(seconds) < 0.5
 
 
-def test_too_many_pixels_if_opencv_was_imported_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_pixels_if_opencv_was_imported_first(monkeypatch):
     assert MAX_PIXELS == 50_000_000
     monkeypatch.setattr(images, "MAX_PIXELS", 48 * 32 - 1)
     with pytest.raises(ImageError, match="million pixels"):
@@ -230,7 +228,7 @@ any_bytes_behind_a_mark = st.builds(
 
 @settings(max_examples=500, deadline=None)
 @given(content=damaged() | any_bytes_behind_a_mark)
-def test_any_bytes_give_an_image_or_an_image_error(content: bytes) -> None:
+def test_any_bytes_give_an_image_or_an_image_error(content):
     try:
         image = decode(content)
     except ImageError:
@@ -247,7 +245,7 @@ PHOTO = as_rgb(noise(60, 45))[:, :, ::-1].copy()
 @pytest.mark.parametrize("color", ["rgb", "grey"])
 @pytest.mark.parametrize("contrast", CONTRASTS)
 @pytest.mark.parametrize("region", [None, (0.2, 0.1, 0.8, 0.9)])
-def test_size_and_channels_are_as_set(color: str, contrast: str, region: Region | None) -> None:
+def test_size_and_channels_are_as_set(color, contrast, region):
     before = PHOTO.copy()
     for size in (8, 32, 45, 100):
         options = make_settings(color=color, contrast=contrast, size=size)
@@ -258,7 +256,7 @@ def test_size_and_channels_are_as_set(color: str, contrast: str, region: Region 
     assert (before == PHOTO).all()
 
 
-def test_channels_are_red_green_blue() -> None:
+def test_channels_are_red_green_blue():
     photo = decode(encode(quarters(64, 64)))
     for contrast in CONTRASTS:
         result = prepare(photo, make_settings(contrast=contrast)).astype(int)
@@ -269,7 +267,7 @@ def test_channels_are_red_green_blue() -> None:
     assert tuple(plain[28, 4]) == COLORS["blue"]
 
 
-def test_grey_weighs_colors_as_the_eye_does() -> None:
+def test_grey_weighs_colors_as_the_eye_does():
     photo = decode(encode(quarters(64, 64)))
     grey, small = prepare(photo, make_settings(color="grey"))[:, :, 0], thumbnail(photo)
     assert small.shape == (16, 16)
@@ -290,7 +288,7 @@ def dotted() -> np.ndarray:
 SIGN = (60 / 200, 40 / 100, 120 / 200, 60 / 100)
 
 
-def test_the_margin_is_a_share_of_the_region() -> None:
+def test_the_margin_is_a_share_of_the_region():
     assert (prepare(dotted(), make_settings(size=40), SIGN) == 255).all()
     # Half of the region on each side: the sign fills the middle half.
     result = prepare(dotted(), make_settings(size=40, margin=0.5), SIGN)[:, :, 0]
@@ -302,7 +300,7 @@ def test_the_margin_is_a_share_of_the_region() -> None:
 
 
 @pytest.mark.parametrize(("top", "left"), [(0, 0), (0, 40), (40, 0), (40, 40)])
-def test_region_and_margin_end_at_the_border(top: int, left: int) -> None:
+def test_region_and_margin_end_at_the_border(top, left):
     photo = np.zeros((80, 80, 3), np.uint8)
     photo[top : top + 40, left : left + 40] = 200
     region = (left / 80, top / 80, left / 80 + 0.5, top / 80 + 0.5)
@@ -318,13 +316,13 @@ def test_region_and_margin_end_at_the_border(top: int, left: int) -> None:
     "region",
     [(1.2, 0.2, 1.5, 0.6), (0.2, -0.8, 0.5, -0.2), (0.5, 0.5, 0.5, 0.5), (0.8, 0.2, 0.3, 0.9)],
 )
-def test_a_region_outside_of_the_photo_or_empty_is_refused(region: Region) -> None:
+def test_a_region_outside_of_the_photo_or_empty_is_refused(region):
     with pytest.raises(ImageError, match="region"):
         prepare(PHOTO, make_settings(), region)
 
 
 @pytest.mark.parametrize("color", ["rgb", "grey"])
-def test_equalize_fills_the_whole_range_evenly(color: str) -> None:
+def test_equalize_fills_the_whole_range_evenly(color):
     ramp = np.linspace(90, 153, 64).astype(np.uint8)
     dull = np.broadcast_to(ramp[None, :, None], (64, 64, 3)).copy()
     plain = prepare(dull, make_settings(color=color, size=64))
@@ -337,7 +335,7 @@ def test_equalize_fills_the_whole_range_evenly(color: str) -> None:
 
 
 @pytest.mark.parametrize("color", ["rgb", "grey"])
-def test_clahe_raises_contrast_within_each_part(color: str) -> None:
+def test_clahe_raises_contrast_within_each_part(color):
     # Dark left, bright right, faint waves on both: to the whole photo's histogram two peaks.
     waves = 12 * np.sin(np.arange(64)[:, None] * 0.7) * np.sin(np.arange(64)[None, :] * 0.7)
     photo = np.where(np.arange(64) < 32, 50, 200)[None, :] + waves
@@ -353,7 +351,7 @@ def test_clahe_raises_contrast_within_each_part(color: str) -> None:
 @pytest.mark.parametrize("color", ["rgb", "grey"])
 @pytest.mark.parametrize("contrast", CONTRASTS)
 @pytest.mark.parametrize("side", [32, 100])
-def test_mirror_images_stay_mirror_images(color: str, contrast: str, side: int) -> None:
+def test_mirror_images_stay_mirror_images(color, contrast, side):
     rng = np.random.default_rng(3)
     photo = cv2.resize(rng.integers(0, 256, (8, 8, 3), np.uint8), (64, 64))
     options = make_settings(color=color, contrast=contrast, size=side)

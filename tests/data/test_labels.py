@@ -17,7 +17,7 @@ def _rows(name: str) -> list[dict[str, str]]:
     ("name", "classes", "columns"),
     [("gtsrb", 43, ["ClassId", "Name"]), ("signs", 58, ["ClassId", "Name", "SourceName"])],
 )
-def test_every_class_has_one_name_of_its_own(name: str, classes: int, columns: list[str]) -> None:
+def test_every_class_has_one_name_of_its_own(name, classes, columns):
     rows = _rows(name)
     assert all(list(row) == columns for row in rows)
     assert [row["ClassId"] for row in rows] == [str(number) for number in range(classes)]
@@ -27,7 +27,7 @@ def test_every_class_has_one_name_of_its_own(name: str, classes: int, columns: l
     assert not any("unknown" in text for text in names)
 
 
-def test_names_say_what_the_photos_show_where_the_source_does_not() -> None:
+def test_names_say_what_the_photos_show_where_the_source_does_not():
     names = [row["Name"] for row in _rows("signs")]
     assert names[18] == "End of speed limit (40 km/h)"
     assert names[38:40] == ["Dangerous curve to the right", "Dangerous curve to the left"]

@@ -56,9 +56,7 @@ def refusal(data: Path, name: str = "own") -> str:
         (["yield", "stop", "Give way"], [0, 1, 2], ["Give way", "stop", "yield"]),
     ],
 )
-def test_class_folders_are_numbers_or_names(
-    folders: list[str], class_ids: list[int], names: list[str], tmp_path: Path
-) -> None:
+def test_class_folders_are_numbers_or_names(folders, class_ids, names, tmp_path):
     lay(tmp_path, {f"own/{folder}/{name}.png": b"" for folder in folders for name in "ba"})
     dataset = layouts.read("own", tmp_path)
     table = dataset.table
@@ -82,13 +80,13 @@ def test_class_folders_are_numbers_or_names(
         (["0/.keep"], "holds no images"),
     ],
 )
-def test_unusable_folders_are_refused(files: list[str], message: str, tmp_path: Path) -> None:
+def test_unusable_folders_are_refused(files, message, tmp_path):
     (tmp_path / "own").mkdir()
     lay(tmp_path / "own", dict.fromkeys(files, b""))
     assert message in refusal(tmp_path)
 
 
-def test_hidden_files_are_ignored_and_problems_are_listed(tmp_path: Path) -> None:
+def test_hidden_files_are_ignored_and_problems_are_listed(tmp_path):
     hidden = ["0/.DS_Store", ".git/x.png", ".hidden", "note.txt", "1/.keep"]
     lay(tmp_path / "own", dict.fromkeys(["0/a.png", "loose.png", *hidden], b""))
     (tmp_path / "own/2").mkdir()
@@ -110,7 +108,7 @@ def test_hidden_files_are_ignored_and_problems_are_listed(tmp_path: Path) -> Non
         ("own", "one sub-folder for each class into data/own"),
     ],
 )
-def test_a_missing_folder_is_named_with_advice(name: str, advice: str, tmp_path: Path) -> None:
+def test_a_missing_folder_is_named_with_advice(name, advice, tmp_path):
     for _ in range(2):
         message = refusal(tmp_path, name)
         assert f"{tmp_path / name} is missing" in message
@@ -121,7 +119,7 @@ def test_a_missing_folder_is_named_with_advice(name: str, advice: str, tmp_path:
 # Archives of class folders
 
 
-def test_archives_and_folders_add_up(tmp_path: Path) -> None:
+def test_archives_and_folders_add_up(tmp_path):
     own = tmp_path / "own"
     pack(own / "a.zip", {"set/10/x.png": b"1", "set/9/x.png": b"2"})
     hidden = {"9/.DS_Store": b"", "__MACOSX/0/._a.png": b"", "readme.txt": b""}
@@ -139,13 +137,13 @@ def test_archives_and_folders_add_up(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", ["../evil/0.png", "0/../../evil.png", "/etc/0.png", "0\\..\\x.png"])
 @pytest.mark.parametrize("archive", ["photos.zip", GTSRB_TRAINING])
-def test_a_path_that_leaves_the_archive_is_refused(bad: str, archive: str, tmp_path: Path) -> None:
+def test_a_path_that_leaves_the_archive_is_refused(bad, archive, tmp_path):
     pack(tmp_path / "own" / archive, {"0/a.png": b"", bad: b""})
     assert f"holds the path {bad!r}, which leaves the archive" in refusal(tmp_path)
     assert list(tmp_path.rglob("*.png")) == []
 
 
-def test_a_damaged_member_is_one_bad_file(tmp_path: Path) -> None:
+def test_a_damaged_member_is_one_bad_file(tmp_path):
     path = tmp_path / "own/photos.zip"
     pack(path, {"0/a.png": bytes(range(256)) * 20, "0/b.png": b"whole"})
     content = bytearray(path.read_bytes())
@@ -165,7 +163,7 @@ def write_labels(tmp_path: Path, labels: str | bytes) -> None:
     lay(tmp_path, {"own/0/a.png": b"", "own/1/a.png": b"", "own/labels.csv": labels})
 
 
-def test_names_come_from_labels(tmp_path: Path) -> None:
+def test_names_come_from_labels(tmp_path):
     text = 'ClassId,Name,Note\n2,Unused,\n1, Yield ,x\n0,"Stop, all way",\n'
     write_labels(tmp_path, b"\xef\xbb\xbf" + text.encode())
     assert layouts.read("own", tmp_path).names == {0: "Stop, all way", 1: "Yield"}
@@ -189,7 +187,7 @@ def test_names_come_from_labels(tmp_path: Path) -> None:
         (b"ClassId,Name\n0,Tr\xe4ger\n1,b\n", "is not in UTF-8"),
     ],
 )
-def test_unusable_labels_are_refused(labels: str | bytes, expected: str, tmp_path: Path) -> None:
+def test_unusable_labels_are_refused(labels, expected, tmp_path):
     write_labels(tmp_path, labels)
     message = refusal(tmp_path)
     assert str(tmp_path / "own/labels.csv") in message
@@ -225,7 +223,7 @@ def gtsrb(folder: Path, change: Callable[[dict[str, bytes | str]], None] = lambd
     return folder
 
 
-def test_the_training_archive_of_gtsrb(tmp_path: Path) -> None:
+def test_the_training_archive_of_gtsrb(tmp_path):
     folder = gtsrb(tmp_path / "own")
     for name in (GTSRB_TEST, GTSRB_TEST_LABELS):
         (folder / name).unlink()
@@ -243,7 +241,7 @@ def test_the_training_archive_of_gtsrb(tmp_path: Path) -> None:
     assert Reader(folder).read(table["file"][7]) == photo(100 * 14 + 1)
 
 
-def test_the_test_archives_of_gtsrb_are_the_test_split(tmp_path: Path) -> None:
+def test_the_test_archives_of_gtsrb_are_the_test_split(tmp_path):
     reader = Reader(gtsrb(tmp_path / "own"))
     table = layouts.read("own", tmp_path).table
     fixed = table[table["fixed_split"] == "test"]
@@ -254,7 +252,7 @@ def test_the_test_archives_of_gtsrb_are_the_test_split(tmp_path: Path) -> None:
     assert [reader.read(file) for file in fixed["file"]] == [photo(900), photo(901)]
 
 
-def test_regions_scale_with_the_image(tmp_path: Path) -> None:
+def test_regions_scale_with_the_image(tmp_path):
     """The CSV says 12 x 10; a copy with larger images must give the same crop."""
     sign = np.zeros((10, 12, 3), np.uint8)
     sign[2:7, 3:9] = 255
@@ -270,12 +268,12 @@ def test_regions_scale_with_the_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("absent", [GTSRB_TEST, GTSRB_TEST_LABELS])
-def test_one_of_two_test_archives_is_refused(absent: str, tmp_path: Path) -> None:
+def test_one_of_two_test_archives_is_refused(absent, tmp_path):
     (gtsrb(tmp_path / "own") / absent).unlink()
     assert f"but not {absent}; the test set needs both" in refusal(tmp_path)
 
 
-def test_images_that_are_listed_but_absent_are_problems(tmp_path: Path) -> None:
+def test_images_that_are_listed_but_absent_are_problems(tmp_path):
     absent = [f"{TRAINING}/00014/00001_00002.ppm", "GTSRB/Final_Test/Images/00001.ppm"]
     gtsrb(tmp_path / "own", lambda files: [files.pop(name, None) for name in absent] and None)
     dataset = layouts.read("own", tmp_path)
@@ -286,7 +284,7 @@ def test_images_that_are_listed_but_absent_are_problems(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [GTSRB_TEST_LABELS, GTSRB_TEST, GTSRB_TRAINING, "photos.zip"])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.98])
-def test_a_truncated_archive_is_named(name: str, share: float, tmp_path: Path) -> None:
+def test_a_truncated_archive_is_named(name, share, tmp_path):
     path = tmp_path / "own" / name
     if name == "photos.zip":
         pack(path, {f"0/{n}.png": photo(n) for n in range(20)})
@@ -318,14 +316,12 @@ TABLE = f"{TRAINING}/00000/GT-00000.csv"
         ],
     ],
 )
-def test_an_unusable_table_of_gtsrb_is_refused(
-    content: str | bytes, expected: str, tmp_path: Path
-) -> None:
+def test_an_unusable_table_of_gtsrb_is_refused(content, expected, tmp_path):
     gtsrb(tmp_path / "own", lambda files: files.update({TABLE: content}))
     assert f"{GTSRB_TRAINING}/{TABLE}{expected}" in refusal(tmp_path)
 
 
-def test_a_damaged_or_missing_table_of_gtsrb_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_or_missing_table_of_gtsrb_is_refused(tmp_path):
     path = gtsrb(tmp_path / "own") / GTSRB_TRAINING
     content = bytearray(path.read_bytes())
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -340,7 +336,7 @@ def test_a_damaged_or_missing_table_of_gtsrb_is_refused(tmp_path: Path) -> None:
 # Data sets that are known by name
 
 
-def test_incomplete_copies_of_known_data_sets_are_refused(tmp_path: Path) -> None:
+def test_incomplete_copies_of_known_data_sets_are_refused(tmp_path):
     gtsrb(tmp_path / "gtsrb")
     message = refusal(tmp_path, "gtsrb")
     assert "holds 12 training images, the full set has 39,209" in message
@@ -349,7 +345,7 @@ def test_incomplete_copies_of_known_data_sets_are_refused(tmp_path: Path) -> Non
     assert "holds 2 training images, the full set has 4,170" in refusal(tmp_path, "signs")
 
 
-def test_names_of_the_synthetic_set_are_in_its_folder(tmp_path: Path) -> None:
+def test_names_of_the_synthetic_set_are_in_its_folder(tmp_path):
     names = b"ClassId,Name\n0,Speed limit (20 km/h)\n14,Stop\n"
     lay(tmp_path, {"synthetic/14/a.png": b"", "synthetic/labels.csv": names})
     assert layouts.read("synthetic", tmp_path).names == {14: "Stop"}

@@ -46,7 +46,7 @@ def signs() -> Signs:
     return dataset, samples, np.stack([images.thumbnail(photo) for photo in photos])
 
 
-def test_signs_is_whole_and_has_each_photo_several_times(signs: Signs) -> None:
+def test_signs_is_whole_and_has_each_photo_several_times(signs):
     dataset, samples, _ = signs
     assert len(samples) == 4_170
     assert sorted(samples["class_id"].unique()) == list(range(58))
@@ -56,7 +56,7 @@ def test_signs_is_whole_and_has_each_photo_several_times(signs: Signs) -> None:
     assert (copies % 2 == 0).all()
 
 
-def test_a_random_split_of_signs_leaks(signs: Signs) -> None:
+def test_a_random_split_of_signs_leaks(signs):
     samples = signs[1].copy()
     audit.assign_splits(samples, signs[2], SPLIT.model_copy(update={"group": "none"}))
     split = samples["split"].to_numpy(str)
@@ -66,7 +66,7 @@ def test_a_random_split_of_signs_leaks(signs: Signs) -> None:
     assert (split != splits.UNUSED).all()
 
 
-def test_the_split_of_signs_uses_each_photo_once_and_does_not_leak(signs: Signs) -> None:
+def test_the_split_of_signs_uses_each_photo_once_and_does_not_leak(signs):
     samples, thumbnails = signs[1].copy(), signs[2]
     audit.assign_splits(samples, thumbnails, SPLIT.model_copy(update={"group": "duplicates"}))
     split, labels = samples["split"].to_numpy(str), samples["label"].to_numpy()
@@ -100,7 +100,7 @@ def training(gtsrb: Dataset) -> pd.DataFrame:
     return gtsrb.table[gtsrb.table["fixed_split"] == ""]
 
 
-def test_gtsrb_is_whole(gtsrb: Dataset, training: pd.DataFrame) -> None:
+def test_gtsrb_is_whole(gtsrb, training):
     assert len(training) == 39_209
     assert sorted(training["class_id"].unique()) == list(range(43))
     assert (training["class_id"] == 0).sum() == 210
@@ -114,7 +114,7 @@ def test_gtsrb_is_whole(gtsrb: Dataset, training: pd.DataFrame) -> None:
     assert (training.groupby("track")["class_id"].nunique() == 1).all()
 
 
-def test_tracks_never_cross_a_split(training: pd.DataFrame) -> None:
+def test_tracks_never_cross_a_split(training):
     tracks, classes = training["track"].to_numpy(str), training["class_id"].to_numpy()
     group = duplicates.groups(len(tracks), duplicates.same_value_pairs(tracks))
     split = splits.assign(classes, group, SPLIT)
@@ -133,9 +133,7 @@ def redness(image: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("class_id", [14, 17])
-def test_red_signs_of_gtsrb_lie_within_their_regions(
-    class_id: int, gtsrb: Dataset, training: pd.DataFrame
-) -> None:
+def test_red_signs_of_gtsrb_lie_within_their_regions(class_id, gtsrb, training):
     """Stop and no entry are red: the region holds more of it than the rest of the photo."""
     reader = layouts.Reader(gtsrb.folder)
     rows = training[training["class_id"] == class_id].iloc[7::30]
@@ -154,7 +152,7 @@ def test_red_signs_of_gtsrb_lie_within_their_regions(
     assert np.mean(inside) > np.mean(outside) + 0.04
 
 
-def test_regions_of_gtsrb_leave_a_tenth_around_the_sign(training: pd.DataFrame) -> None:
+def test_regions_of_gtsrb_leave_a_tenth_around_the_sign(training):
     regions = training[images.REGION].to_numpy()
     assert ((regions >= 0) & (regions <= 1)).all()
     sides = regions[:, 2:] - regions[:, :2]
@@ -164,9 +162,7 @@ def test_regions_of_gtsrb_leave_a_tenth_around_the_sign(training: pd.DataFrame) 
     assert np.abs(regions[:, :2].mean(axis=0) + regions[:, 2:].mean(axis=0) - 1).max() < 0.05
 
 
-def test_the_archive_of_gtsrb_is_read_as_zipfile_reads_it(
-    gtsrb: Dataset, training: pd.DataFrame
-) -> None:
+def test_the_archive_of_gtsrb_is_read_as_zipfile_reads_it(gtsrb, training):
     reader = layouts.Reader(gtsrb.folder)
     with zipfile.ZipFile(gtsrb.folder / layouts.GTSRB_TRAINING) as archive:
         for file in training["file"].iloc[::1001]:

@@ -47,9 +47,7 @@ def of_class(sizes: list[int], **changes: object) -> dict[str, int]:
 
 @settings(deadline=None)
 @given(sizes=group_sizes, chosen=split_settings)
-def test_each_group_is_in_one_split_and_each_class_in_as_many_as_its_groups_allow(
-    sizes: Sizes, chosen: Split
-) -> None:
+def test_each_group_is_in_one_split_and_each_class_in_as_many_as_its_groups_allow(sizes, chosen):
     labels, group = build(sizes)
     split = assign(labels, group, chosen)
     for number in np.unique(group):
@@ -61,7 +59,7 @@ def test_each_group_is_in_one_split_and_each_class_in_as_many_as_its_groups_allo
 
 @settings(deadline=None)
 @given(sizes=st.lists(st.integers(1, 5), min_size=60, max_size=100), chosen=split_settings)
-def test_shares_come_close_to_the_wanted_ones(sizes: list[int], chosen: Split) -> None:
+def test_shares_come_close_to_the_wanted_ones(sizes, chosen):
     split = assign(*build([sizes]), chosen)
     wanted = chosen.validation * sum(sizes)
     # Not above the share (rounded to a whole image), below by less than the largest group.
@@ -82,12 +80,12 @@ def test_shares_come_close_to_the_wanted_ones(sizes: list[int], chosen: Split) -
     ],
 )
 @pytest.mark.parametrize("place", range(10))
-def test_sizes_of_the_splits(sizes: list[int], expected: tuple[int, int, int], place: int) -> None:
+def test_sizes_of_the_splits(sizes, expected, place):
     for changes in ({"seed": place}, {"fold": place}):
         assert tuple(of_class(sizes, **changes).values()) == expected
 
 
-def test_the_seed_alone_decides() -> None:
+def test_the_seed_alone_decides():
     data = build([[1] * 60, [2] * 40])
     first = assign(*data, make_settings(seed=7))
     assert (first == assign(*data, make_settings(seed=7))).all()
@@ -95,14 +93,14 @@ def test_the_seed_alone_decides() -> None:
         assert (first != assign(*data, make_settings(seed=other))).any()
 
 
-def test_a_small_class_trains_with_the_larger_remaining_group() -> None:
+def test_a_small_class_trains_with_the_larger_remaining_group():
     for fold in range(3):
         found = of_class([10, 9, 1], fold=fold)
         assert found[TRAIN] >= found[VALIDATION]
         assert min(found.values()) >= 1
 
 
-def test_neither_other_classes_nor_group_numbers_matter() -> None:
+def test_neither_other_classes_nor_group_numbers_matter():
     labels, group = build([[1] * 60, [2] * 40, [1, 2, 3, 4, 5]])
     all_classes = assign(labels, group, make_settings())
     dense = np.unique(group, return_inverse=True)[1]
@@ -117,7 +115,7 @@ def test_neither_other_classes_nor_group_numbers_matter() -> None:
     folds=st.integers(3, 8),
     seed=st.integers(0, 1000),
 )
-def test_the_folds_of_a_seed_test_each_group_once(sizes: Sizes, folds: int, seed: int) -> None:
+def test_the_folds_of_a_seed_test_each_group_once(sizes, folds, seed):
     labels, group = build(sizes)
     chosen = [make_settings(folds=folds, fold=fold, seed=seed) for fold in range(folds)]
     times = np.sum([assign(labels, group, one) == TEST for one in chosen], axis=0)
@@ -134,7 +132,7 @@ def test_the_folds_of_a_seed_test_each_group_once(sizes: Sizes, folds: int, seed
             assert (tested >= 1).all()
 
 
-def test_validation_is_the_fold_after_the_tested_one() -> None:
+def test_validation_is_the_fold_after_the_tested_one():
     data = build([[30] * 40])
     folds = [assign(*data, make_settings(fold=fold)) for fold in range(10)]
     for number, split in enumerate(folds):
@@ -146,7 +144,7 @@ def test_validation_is_the_fold_after_the_tested_one() -> None:
 
 @settings(deadline=None)
 @given(sizes=group_sizes, every=st.integers(2, 5), seed=st.integers(0, 1000))
-def test_official_test_images_stay_test_images(sizes: Sizes, every: int, seed: int) -> None:
+def test_official_test_images_stay_test_images(sizes, every, seed):
     labels, group = build(sizes)
     # Whole groups here, single images of others there.
     fixed = (group % every == 0) | (np.random.default_rng(seed).random(len(group)) < 0.05)
@@ -161,7 +159,7 @@ def test_official_test_images_stay_test_images(sizes: Sizes, every: int, seed: i
         assert len(set(split[group == number]) - {UNUSED}) == 1
 
 
-def test_a_class_with_official_test_images_needs_two_groups_to_validate() -> None:
+def test_a_class_with_official_test_images_needs_two_groups_to_validate():
     labels, group = build([[10, 1], [5]])
     labels, group = np.append(labels, [0, 1]), np.append(group, [100, 101])
     split = assign(labels, group, make_settings(), group >= 100)
@@ -169,7 +167,7 @@ def test_a_class_with_official_test_images_needs_two_groups_to_validate() -> Non
     assert [(split[labels == 1] == name).sum() for name in SPLITS] == [5, 0, 1]
 
 
-def test_the_fold_chooses_what_validates_beside_official_test_images() -> None:
+def test_the_fold_chooses_what_validates_beside_official_test_images():
     labels, group = build([[30] * 40])
     fixed = np.isin(group, np.unique(group)[:10])
     chosen = [make_settings(folds=5, fold=fold, validation=0.2) for fold in (0, 1)]

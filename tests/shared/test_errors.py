@@ -33,7 +33,7 @@ errors.run_stage(work, tidies={tidies})
         (True, (0, "goes on\n")),
     ],
 )
-def test_ctrl_c_in_a_finalizer(tidies: bool, expected: tuple[int | str, ...]) -> None:
+def test_ctrl_c_in_a_finalizer(tidies, expected):
     done = subprocess.run(
         [sys.executable, "-c", STAGE.format(tidies=tidies)],
         capture_output=True,

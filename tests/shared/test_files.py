@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from pathlib import Path
 
 import pytest
 
@@ -10,9 +9,7 @@ from signs import files
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_a_failure_leaves_the_old_file_and_nothing_beside_it(
-    error: type[BaseException], tmp_path: Path
-) -> None:
+def test_a_failure_leaves_the_old_file_and_nothing_beside_it(error, tmp_path):
     target = tmp_path / "images.zip"
     target.write_text("before")
     with pytest.raises(error), files.replaced(target) as path:  # noqa: PT012
@@ -22,7 +19,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_beside_it(
     assert target.read_text() == "before"
 
 
-def test_what_is_written_replaces_the_old_file(tmp_path: Path) -> None:
+def test_what_is_written_replaces_the_old_file(tmp_path):
     path = tmp_path / "metrics.json"
     path.write_text("before")
     files.write_json(path, {"name": "Größe"})

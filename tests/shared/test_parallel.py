@@ -62,12 +62,12 @@ def wait_until_ended(pids: list[int]) -> None:
         time.sleep(0.05)
 
 
-def test_results_come_in_the_order_of_the_tasks() -> None:
+def test_results_come_in_the_order_of_the_tasks():
     results = list(ordered_map(slow_square, iter(range(20)), workers=3))
     assert results == [n * n for n in range(20)]
 
 
-def test_it_works_after_opencv_has_used_threads() -> None:
+def test_it_works_after_opencv_has_used_threads():
     """After a plain fork, OpenCV would wait for ever for threads that were not copied."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(4)
@@ -78,16 +78,14 @@ def test_it_works_after_opencv_has_used_threads() -> None:
         cv2.setNumThreads(threads)
 
 
-def test_workers_work_in_the_current_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_work_in_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folders, pids = zip(*ordered_map(folder_and_process, range(4), workers=2), strict=True)
     assert set(folders) == {tmp_path}
     assert len(set(pids)) == 2
 
 
-def test_an_error_ends_the_workers() -> None:
+def test_an_error_ends_the_workers():
     results = ordered_map(refuse, range(8), workers=2)
     pids = [next(results) for _ in range(3)]
     with pytest.raises(ValueError, match="three"):
@@ -95,7 +93,7 @@ def test_an_error_ends_the_workers() -> None:
     wait_until_ended(pids)
 
 
-def test_a_killed_process_leaves_no_worker(tmp_path: Path) -> None:
+def test_a_killed_process_leaves_no_worker(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -30,14 +30,12 @@ def problems(content: object, folder: Path) -> list[str]:
     return [line.strip() for line in str(caught.value).splitlines()[1:]]
 
 
-def test_the_settings_are_what_the_committed_file_holds(content: dict[str, Any]) -> None:
+def test_the_settings_are_what_the_committed_file_holds(content):
     assert params.load(FILE).model_dump() == content
 
 
 @pytest.mark.parametrize("network", ["compact", "classic"])
-def test_the_network_chooses_recipe_and_image_settings(
-    network: str, content: dict[str, Any], tmp_path: Path
-) -> None:
+def test_the_network_chooses_recipe_and_image_settings(network, content, tmp_path):
     params.assign(content, {"train.network": network})
     loaded = load(content, tmp_path)
     assert loaded.train.recipe.model_dump() == content["train"][network]
@@ -45,7 +43,7 @@ def test_the_network_chooses_recipe_and_image_settings(
     assert loaded.images.shape == {"compact": (32, 32, 3), "classic": (100, 100, 1)}[network]
 
 
-def test_assign_sets_dotted_keys_and_makes_blocks() -> None:
+def test_assign_sets_dotted_keys_and_makes_blocks():
     content: dict[str, Any] = {"a": {"b": 1, "c": 2}, "d": 3}
     params.assign(content, {"a.b": 4, "d.e.f": 5, "g": 6})
     assert content == {"a": {"b": 4, "c": 2}, "d": {"e": {"f": 5}}, "g": 6}
@@ -60,16 +58,14 @@ def test_assign_sets_dotted_keys_and_makes_blocks() -> None:
         ("synthesize.size.middle", "low, high"),
     ],
 )
-def test_an_unknown_key_is_refused_with_the_allowed_ones(
-    key: str, allowed: str, content: dict[str, Any], tmp_path: Path
-) -> None:
+def test_an_unknown_key_is_refused_with_the_allowed_ones(key, allowed, content, tmp_path):
     params.assign(content, {key: 1})
     (problem,) = problems(content, tmp_path)
     assert problem.startswith(f"{key}: unknown key; allowed here: {allowed}")
 
 
 @pytest.mark.parametrize("key", ["dataset", "train.seed", "train.compact.augment.blur", "evaluate"])
-def test_a_missing_key_is_named(key: str, content: dict[str, Any], tmp_path: Path) -> None:
+def test_a_missing_key_is_named(key, content, tmp_path):
     *blocks, last = key.split(".")
     block = content
     for name in blocks:
@@ -99,9 +95,7 @@ def test_a_missing_key_is_named(key: str, content: dict[str, Any], tmp_path: Pat
         ("evaluate.ensemble", "main", "a list of experiments or git revisions"),
     ],
 )
-def test_a_bad_value_is_refused_with_what_is_allowed(
-    key: str, value: object, allowed: str, content: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_bad_value_is_refused_with_what_is_allowed(key, value, allowed, content, tmp_path):
     params.assign(content, {key: value})
     (problem,) = problems(content, tmp_path)
     assert problem.startswith(f"{key} = {value!r}: ")
@@ -139,9 +133,7 @@ def test_a_bad_value_is_refused_with_what_is_allowed(
         ),
     ],
 )
-def test_values_that_exclude_each_other_are_refused(
-    values: dict[str, Any], expected: str, content: dict[str, Any], tmp_path: Path
-) -> None:
+def test_values_that_exclude_each_other_are_refused(values, expected, content, tmp_path):
     params.assign(content, values)
     (problem,) = problems(content, tmp_path)
     assert problem.startswith(expected)
@@ -160,14 +152,12 @@ def test_values_that_exclude_each_other_are_refused(
         {"evaluate.external_set": "synthetic", "evaluate.external_photos": 0},
     ],
 )
-def test_unusual_but_good_values_are_accepted(
-    values: dict[str, Any], content: dict[str, Any], tmp_path: Path
-) -> None:
+def test_unusual_but_good_values_are_accepted(values, content, tmp_path):
     params.assign(content, values)
     assert load(content, tmp_path).model_dump() == content
 
 
-def test_all_problems_are_listed_at_once(content: dict[str, Any], tmp_path: Path) -> None:
+def test_all_problems_are_listed_at_once(content, tmp_path):
     changes = {"train.compact.epochs": -3, "evaluate.mistakes_shown": "many", "prepare": {}}
     params.assign(content, changes)
     del content["dataset"]
@@ -183,9 +173,7 @@ def test_all_problems_are_listed_at_once(content: dict[str, Any], tmp_path: Path
         (None, r"is missing; run from the root"),
     ],
 )
-def test_a_file_without_settings_is_refused(
-    content: bytes | None, problem: str, tmp_path: Path
-) -> None:
+def test_a_file_without_settings_is_refused(content, problem, tmp_path):
     path = tmp_path / "params.yaml"
     if content is not None:
         path.write_bytes(content)

@@ -1,6 +1,5 @@
 """Synthetic photos: they show their class, and each setting does what its name says."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -122,13 +121,7 @@ def hidden(photos: np.ndarray) -> float:
         ("quality", only(5), NO_ENTRY, sharpness, False),
     ],
 )
-def test_each_setting_does_what_its_name_says(
-    setting: str,
-    value: float | Range,
-    class_id: int,
-    measure: Callable[[np.ndarray], float],
-    rises: bool,
-) -> None:
+def test_each_setting_does_what_its_name_says(setting, value, class_id, measure, rises):
     measured = []
     for settings in (CALM, CALM.model_copy(update={setting: value})):
         rendered = (render.render(settings, "gtsrb", class_id, index) for index in range(16))
@@ -137,7 +130,7 @@ def test_each_setting_does_what_its_name_says(
     assert high > 1.2 * low
 
 
-def test_a_mosaic_leaves_plain_colours_and_fringes_fine_lines() -> None:
+def test_a_mosaic_leaves_plain_colours_and_fringes_fine_lines():
     plain = np.empty((9, 11, 3), np.uint8)
     plain[:] = 10, 100, 200
     assert (render._mosaic(plain) == plain).all()
@@ -147,7 +140,7 @@ def test_a_mosaic_leaves_plain_colours_and_fringes_fine_lines() -> None:
     assert np.ptp(seen, axis=2).max() > 100
 
 
-def test_seed_class_and_index_each_change_the_photo() -> None:
+def test_seed_class_and_index_each_change_the_photo():
     other_seed = PARAMS.model_copy(update={"seed": PARAMS.seed + 1})
     arguments = [(PARAMS, 1, 0), (PARAMS, 1, 1), (PARAMS, 2, 0), (other_seed, 1, 0)]
     rendered = [render.render(chosen, "gtsrb", *which) for chosen, *which in arguments * 2]
@@ -157,7 +150,7 @@ def test_seed_class_and_index_each_change_the_photo() -> None:
 
 @pytest.mark.parametrize("class_id", [14, render.NO_SIGN])
 @pytest.mark.parametrize("extreme", [0, 1])
-def test_extreme_settings_still_give_photos(class_id: int, extreme: int) -> None:
+def test_extreme_settings_still_give_photos(class_id, extreme):
     limits = {
         "size": (8, 256),
         "margin": (0, 0.4),
@@ -172,7 +165,7 @@ def test_extreme_settings_still_give_photos(class_id: int, extreme: int) -> None
         assert decode(render.render(bold, "gtsrb", class_id, index)).shape[0] == bold.size.low
 
 
-def test_photos_show_their_class() -> None:
+def test_photos_show_their_class():
     """Without disturbances a photo is a template of its class, upright and not mirrored."""
     inside = slice(12, 52), slice(12, 52)
     templates = {}

@@ -27,7 +27,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_an_archive_holds_a_photo_for_each_class_and_index(archive: Path) -> None:
+def test_an_archive_holds_a_photo_for_each_class_and_index(archive):
     with zipfile.ZipFile(archive) as opened:
         assert opened.namelist() == [f"{c}/{i:05d}.jpg" for c in (0, 7) for i in range(3)]
         for member in opened.infolist():
@@ -38,8 +38,8 @@ def test_an_archive_holds_a_photo_for_each_class_and_index(archive: Path) -> Non
 
 
 def test_neither_the_number_of_processes_nor_that_of_photos_changes_a_photo(
-    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    archive, tmp_path, monkeypatch
+):
     monkeypatch.setattr(sets, "CHUNK", 2)
     path = tmp_path / "images.zip"
     sets.write_archive(path, small_set(3), workers=2)
@@ -50,7 +50,7 @@ def test_neither_the_number_of_processes_nor_that_of_photos_changes_a_photo(
         assert all(first.read(name) == second.read(name) for name in first.namelist())
 
 
-def test_a_set_is_written_with_its_names(tmp_path: Path) -> None:
+def test_a_set_is_written_with_its_names(tmp_path):
     (tmp_path / "own").mkdir()
     (tmp_path / "own/labels.csv").write_text("of another set")
     sets.write(tmp_path / "own", small_set(1))
@@ -60,7 +60,7 @@ def test_a_set_is_written_with_its_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "other", "classes"), [("gtsrb", "signs", 43), ("signs", "gtsrb", 58)]
 )
-def test_the_three_sets_share_no_class_and_no_scene(labels: str, other: str, classes: int) -> None:
+def test_the_three_sets_share_no_class_and_no_scene(labels, other, classes):
     plan = sets.plan(PARAMS, labels)
     known, outliers, ood = ({name.casefold() for name in s.names.values()} for s in plan.values())
     assert not known & outliers | known & ood | outliers & ood

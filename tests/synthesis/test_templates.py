@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ def on_grey() -> dict[int, np.ndarray]:
 
 
 @pytest.mark.parametrize("labels", ["gtsrb", "signs"])
-def test_every_class_has_templates_with_its_name(labels: str) -> None:
+def test_every_class_has_templates_with_its_name(labels):
     with (layouts.LABELS / f"{labels}.csv").open(encoding="utf-8", newline="") as file:
         names = {int(row["ClassId"]): row["Name"] for row in csv.DictReader(file)}
     templates = svg.templates_of(labels)
@@ -40,20 +39,18 @@ def test_every_class_has_templates_with_its_name(labels: str) -> None:
     ("dataset", "labels"),
     [("gtsrb", "gtsrb"), ("signs", "signs"), ("synthetic", "gtsrb"), ("own", "gtsrb")],
 )
-def test_the_data_set_decides_on_the_label_set(dataset: str, labels: str) -> None:
+def test_the_data_set_decides_on_the_label_set(dataset, labels):
     assert svg.label_set(dataset) == labels
 
 
-def test_templates_can_be_told_apart(on_grey: dict[int, np.ndarray]) -> None:
+def test_templates_can_be_told_apart(on_grey):
     for one, other in itertools.combinations(on_grey, 2):
         different = (np.abs(on_grey[one] - on_grey[other]).max(axis=2) > 60).mean()
         assert different > 0.01, f"{one} and {other} look the same"
 
 
 @pytest.mark.parametrize(("one", "other"), [(19, 20), (33, 34), (36, 37), (38, 39)])
-def test_left_and_right_mirror_each_other(
-    one: int, other: int, on_grey: dict[int, np.ndarray]
-) -> None:
+def test_left_and_right_mirror_each_other(one, other, on_grey):
     assert np.abs(on_grey[one][:, ::-1] - on_grey[other]).mean() < 1
     assert np.abs(on_grey[one] - on_grey[other]).mean() > 5
 
@@ -67,7 +64,7 @@ def test_left_and_right_mirror_each_other(
         ('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 5"/>', "must be square"),
     ],
 )
-def test_a_bad_template_is_named(content: str | None, problem: str, tmp_path: Path) -> None:
+def test_a_bad_template_is_named(content, problem, tmp_path):
     path = tmp_path / "07.svg"
     if content:
         path.write_text(content)
