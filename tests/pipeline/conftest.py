@@ -5,12 +5,11 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -18,9 +17,9 @@ import pytest
 import yaml
 
 from signs import params
+from signs.commands import git
+from tests.harness import ROOT, Outcome, Repository
 
-ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
 # Files that a clone in which the pipeline has never run does not have.
 LEFT_OUT = ("dvc.lock", "metrics/", "tests/")
 
@@ -55,25 +54,6 @@ class Watch:
 note(" ".join(sys.orig_argv[1:]))
 sys.meta_path.insert(0, Watch)
 """
-
-
-@dataclass
-class Outcome:
-    """How a command ended and what it printed, on stdout and stderr together."""
-
-    rc: int
-    text: str
-
-    def fails_with(self, *parts: str) -> None:
-        """Assert that it failed with a message, not with a traceback."""
-        assert self.rc != 0, self.text
-        assert "Traceback" not in self.text, self.text
-        for part in parts:
-            assert part in self.text, self.text
-
-    def succeeds(self) -> str:
-        assert self.rc == 0, self.text
-        return self.text
 
 
 class Running:
@@ -123,34 +103,17 @@ class Running:
         return False
 
 
-class Project:
-    """A copy of the repository."""
+class Project(Repository):
+    """A copy of the repository whose Python processes leave notes."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._notes = folder.with_name(folder.name + ".notes")
-        hook = folder.with_name(folder.name + ".hook")
-        hook.mkdir(exist_ok=True)
-        (hook / "sitecustomize.py").write_text(NOTES)
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_"))}
-        kept.pop("PYTHONDONTWRITEBYTECODE", None)
-        self.environment = kept | {
-            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(hook),
-            "NOTES": str(self._notes),
-            "GIT_CONFIG_GLOBAL": os.devnull,
-            **{f"GIT_{who}_NAME": "Test" for who in ("AUTHOR", "COMMITTER")},
-            **{f"GIT_{who}_EMAIL": "test@localhost" for who in ("AUTHOR", "COMMITTER")},
-            "DVC_NO_ANALYTICS": "1",
-            "ITERATIVE_DO_NOT_TRACK": "1",
-            "DVC_SITE_CACHE_DIR": str(folder.with_name(folder.name + ".site")),
-            "DVC_GLOBAL_CONFIG_DIR": str(hook),
-            "DVC_SYSTEM_CONFIG_DIR": str(hook),
-            "COLUMNS": "200",
-        }
-
-    def path(self, name: str) -> Path:
-        return self.folder / name
+        super().__init__(folder)
+        self._notes = self.home / "notes"
+        (self.home / "sitecustomize.py").write_text(NOTES)
+        self.environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        # Of this user, so that no copy has to make caches of fonts anew.
+        self.environment |= {"HOME": str(Path.home())}
+        self.environment |= {"PYTHONPATH": str(self.home), "NOTES": str(self._notes)}
 
     def json(self, name: str) -> Any:
         return json.loads(self.path(name).read_text(encoding="utf-8"))
@@ -164,9 +127,6 @@ class Project:
 
     def run(self, *command: str) -> Outcome:
         return self.start(*command).wait()
-
-    def dvc(self, *arguments: str) -> Outcome:
-        return self.run("dvc", *arguments)
 
     def stage(self, name: str) -> Outcome:
         """Run a stage as dvc.yaml does, but without DVC."""
@@ -192,10 +152,10 @@ class Project:
     def has_noted(self, line: str) -> bool:
         return self._notes.exists() and line in self._notes.read_text().splitlines()
 
-    def copy(self, folder: Path) -> "Project":
-        shutil.copytree(self.folder, folder, symlinks=True)
+    def copy(self, folder: Path) -> Self:
+        project = super().copy(folder)
         shutil.rmtree(folder / ".dvc/tmp", ignore_errors=True)
-        return Project(folder)
+        return project
 
 
 def photo(class_id: int, number: int, side: int = 24) -> np.ndarray:
@@ -218,10 +178,7 @@ def _write_photos(folder: Path, side: int = 24) -> None:
 def blank(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A fresh clone with the tiny photo set, nothing run yet. Only to be copied."""
     project = Project(tmp_path_factory.mktemp("blank") / "clone")
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
-    ).stdout
-    for name in filter(None, listed.split("\0")):
+    for name in filter(None, git("ls-files", "-z", at=ROOT).split("\0")):
         if not name.startswith(LEFT_OUT) and (ROOT / name).is_file():
             project.path(name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, project.path(name))
