@@ -113,10 +113,11 @@ def test_the_epoch_with_the_lowest_validation_loss_is_exported(finished, details
 
 def test_report_and_model_card_say_what_was_measured(finished, details):
     project, test = finished.project, details["test"]
+    percent = {name: 100 * value for name, value in test.items()}
     metadata = project.json("models/classifier/classifier.json")
     card = project.path("docs/model_card.md").read_text(encoding="utf-8")
     for value in (
-        f"{test['accuracy']:.2%} ({test['accuracy_low']:.2%} to {test['accuracy_high']:.2%})",
+        "{accuracy:.2f} % ({accuracy_low:.2f} % to {accuracy_high:.2f} %)".format_map(percent),
         f"AUROC {test['ood_auroc']:.4f}",
         f"confidence is below {metadata['threshold']:.3f}",
         "48 files, 48 distinct photos",
@@ -213,24 +214,19 @@ def test_a_changed_parameter_runs_only_what_depends_on_it(done, stages_in, key, 
         assert "train" not in stages_in(done.notes())
 
 
-@pytest.mark.parametrize(
-    ("file", "expected"),
-    [
-        ("signs/reporting/plots.py", ["report"]),
-        ("signs/reporting/templates/report.html", ["report"]),
-        ("signs/evaluation/corruptions.py", ["evaluate"]),
-        ("signs/training/sampler.py", ["train"]),
-        ("signs/synthesis/templates/gtsrb/14.svg", ["synthesize"]),
-        ("signs/serving/app.py", []),
-    ],
-)
-def test_changed_code_makes_only_the_stages_that_use_it_out_of_date(done, file, expected):
-    done.append(file, "\n")
-    status = json.loads(done.dvc("status", "--json").succeeds())
-    assert [stage for stage in STAGES if stage in status] == expected
-    if expected != ["synthesize"]:  # of later stages, DVC knows more only after it has run
-        printed = done.dvc("repro", "--dry").succeeds()
-        assert re.findall(r"Running stage '(\w+)'", printed) == expected
+def test_changed_code_makes_only_the_stages_that_use_it_out_of_date(done):
+    for file, expected in {
+        "signs/reporting/plots.py": ["report"],
+        "signs/reporting/templates/report.html": ["report"],
+        "signs/evaluation/corruptions.py": ["evaluate"],
+        "signs/training/sampler.py": ["train"],
+        "signs/synthesis/templates/gtsrb/14.svg": ["synthesize"],
+        "signs/serving/app.py": [],
+    }.items():
+        done.append(file, "\n")
+        status = json.loads(done.dvc("status", "--json").succeeds())
+        assert [stage for stage in STAGES if stage in status] == expected, file
+        done.run("git", "checkout", file).succeeds()
 
 
 def test_other_corruptions_run_evaluate_and_report_alone(done, stages_in):
