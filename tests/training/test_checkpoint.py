@@ -1,37 +1,33 @@
-"""State of an unfinished training: whole or not at all, and never of another training."""
+"""The state of an unfinished training: whole or not at all, and never of another training."""
 
-from collections.abc import Callable
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
 
+from signs.paths import TRAIN_METRICS
 from signs.training import checkpoint
+from signs.training.checkpoint import BEST_WEIGHTS, Progress
 
 
 @pytest.fixture
 def code(tmp_path: Path) -> list[Path]:
-    files = [tmp_path / "a.py", tmp_path / "b.py"]
-    for file in files:
+    """A file and a folder with a file."""
+    (tmp_path / "room").mkdir()
+    for file in (tmp_path / "a.py", tmp_path / "room/b.py"):
         file.write_text(f"# {file.name}\n")
-    return files
+    return [tmp_path / "a.py", tmp_path / "room"]
 
 
-def note(text: str) -> Callable[[Path], None]:
-    def write(folder: Path) -> None:
-        (folder / "state.txt").write_text(text)
-
-    return write
-
-
-def test_same_training_same_folder(code: list[Path]) -> None:
+def test_the_same_training_has_the_same_folder(code: list[Path]) -> None:
     first = checkpoint.folder("compact", 1, {"epochs": 3, "batch": 2}, "digest", code=code)
-    assert first == checkpoint.folder(
-        "compact", 1, {"batch": 2, "epochs": 3}, "digest", code=code[::-1]
-    )
+    reordered = {"batch": 2, "epochs": 3}
+    assert first == checkpoint.folder("compact", 1, reordered, "digest", code=code[::-1])
     assert first.parent == checkpoint.ROOT
 
 
-def test_other_training_other_folder(code: list[Path]) -> None:
+def test_another_training_has_another_folder(code: list[Path]) -> None:
     names = {
         checkpoint.folder(*determinants, code=code)
         for determinants in [
@@ -42,65 +38,104 @@ def test_other_training_other_folder(code: list[Path]) -> None:
             ("compact", 1, {"epochs": 3}, "other"),
         ]
     }
-    assert len(names) == 5
-    code[1].write_text("# changed\n")
-    names.add(checkpoint.folder("compact", 1, {"epochs": 3}, "digest", code=code))
-    assert len(names) == 6
+    for file in (code[0], code[1] / "b.py"):
+        file.write_text("# changed\n")
+        names.add(checkpoint.folder("compact", 1, {"epochs": 3}, "digest", code=code))
+    assert len(names) == 7
 
 
-def test_nothing_yet(tmp_path: Path) -> None:
-    assert checkpoint.latest(tmp_path / "never") is None
-    assert checkpoint.finished(tmp_path / "never") == []
+# States, of a model of one weight.
 
 
-def test_only_the_newest_state_is_kept(tmp_path: Path) -> None:
-    for epoch in (1, 2, 9, 10, 11):
-        checkpoint.save(tmp_path / "s", epoch, note(f"after {epoch}"))
-        found = checkpoint.latest(tmp_path / "s")
-        assert found is not None
-        assert found[0] == epoch
-        assert (found[1] / "state.txt").read_text() == f"after {epoch}"
-        assert len(list((tmp_path / "s").iterdir())) == 1
+@pytest.fixture
+def model() -> keras.Model:
+    pixels = keras.Input((1,))
+    model = keras.Model(pixels, keras.layers.Dense(1, use_bias=False)(pixels))
+    model.compile("adam", "mse")
+    model.optimizer.build(model.trainable_variables)
+    return model
 
 
-def test_killed_while_writing(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, 3, note("three"))
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    TRAIN_METRICS.mkdir(parents=True)
+    return Path("state")
 
-    def half(folder: Path) -> None:
-        (folder / "state.txt").write_text("fo")
-        (folder / "more.txt").write_text("")
+
+def save(state: Path, model: keras.Model, epoch: int, is_best: bool = True) -> None:
+    """The state after an epoch, whose number is the weight and the only metric."""
+    model.set_weights([np.full((1, 1), epoch)])
+    model.optimizer.iterations.assign(10 * epoch)
+    (TRAIN_METRICS / "metrics.json").write_text(str(epoch))
+    checkpoint.save(state, model, Progress(epoch=epoch, best_loss=1 / epoch), is_best)
+
+
+def restored(state: Path) -> tuple[int, float, str]:
+    """Epoch, weight and metric; whatever was there before is gone."""
+    (TRAIN_METRICS / "later.json").touch()
+    model, progress = checkpoint.restore(state)
+    assert model is not None
+    assert int(model.optimizer.iterations) == 10 * progress.epoch
+    assert progress.best_loss == 1 / progress.epoch
+    assert [file.name for file in TRAIN_METRICS.iterdir()] == ["metrics.json"]
+    text = (TRAIN_METRICS / "metrics.json").read_text()
+    return progress.epoch, float(model.get_weights()[0].item()), text
+
+
+def test_without_a_state_training_starts_anew(state: Path) -> None:
+    assert checkpoint.latest(state) is None
+    assert checkpoint.restore(state) == (None, Progress())
+
+
+def test_only_the_newest_state_is_kept(state: Path, model: keras.Model) -> None:
+    for epoch in (9, 10):
+        save(state, model, epoch)
+        assert restored(state) == (epoch, epoch, str(epoch))
+        assert list(state.iterdir()) == [checkpoint.latest(state)]
+
+
+def test_the_best_weights_survive_worse_epochs(state: Path, model: keras.Model) -> None:
+    for epoch, is_best in ((1, False), (2, True), (3, False), (4, False)):
+        save(state, model, epoch, is_best)
+        newest = checkpoint.latest(state)
+        assert newest is not None
+        model.load_weights(newest / BEST_WEIGHTS)
+        assert model.get_weights()[0] == (1 if epoch == 1 else 2)
+
+
+def test_a_kill_while_saving_leaves_the_state_before(
+    state: Path, model: keras.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(state, model, 3)
+
+    def kill(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        checkpoint.save(tmp_path, 4, half)
-    epoch, folder = checkpoint.latest(tmp_path) or (0, tmp_path)
-    assert epoch == 3
-    assert (folder / "state.txt").read_text() == "three"
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "copytree", kill)
+        with pytest.raises(KeyboardInterrupt):
+            save(state, model, 4)
+    (state / "unfinished" / "more.txt").touch()
+    assert restored(state) == (3, 3, "3")
     # What the killed one left behind does not get into the next state.
-    checkpoint.save(tmp_path, 4, note("four"))
-    epoch, folder = checkpoint.latest(tmp_path) or (0, tmp_path)
-    assert epoch == 4
-    assert [path.name for path in folder.iterdir()] == ["state.txt"]
+    save(state, model, 4)
+    assert restored(state) == (4, 4, "4")
+    assert [path.name for path in state.iterdir()] == ["00004"]
+    assert not list(state.rglob("more.txt"))
 
 
-def test_the_old_state_lives_until_the_new_one_is_whole(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, 1, note("one"))
-
-    def write(folder: Path) -> None:
-        before = checkpoint.latest(tmp_path)
-        assert before is not None
-        (folder / "state.txt").write_text((before[1] / "state.txt").read_text() + " and two")
-
-    checkpoint.save(tmp_path, 2, write)
-    epoch, folder = checkpoint.latest(tmp_path) or (0, tmp_path)
-    assert (epoch, (folder / "state.txt").read_text()) == (2, "one and two")
+def test_a_kill_before_the_old_state_was_removed(state: Path, model: keras.Model) -> None:
+    save(state, model, 10)
+    (state / "00009").mkdir()
+    assert restored(state) == (10, 10, "10")
+    save(state, model, 11)
+    assert [path.name for path in state.iterdir()] == ["00011"]
 
 
-def test_killed_before_the_old_state_was_removed(tmp_path: Path) -> None:
-    for epoch in (9, 10):
-        (tmp_path / f"{epoch:05d}").mkdir()
-    (tmp_path / "unfinished").mkdir()
-    found = checkpoint.latest(tmp_path)
-    assert found == (10, tmp_path / "00010")
-    checkpoint.save(tmp_path, 11, note("eleven"))
-    assert [path.name for path in tmp_path.iterdir()] == ["00011"]
+def test_a_training_that_has_ended_is_forgotten(state: Path, model: keras.Model) -> None:
+    save(state, model, 1)
+    Path("state.ended").mkdir()  # an earlier attempt was cut short
+    checkpoint.discard(state)
+    assert checkpoint.latest(state) is None
+    assert not list(Path().glob("state*"))

@@ -11,8 +11,8 @@ from signs import params
 
 ROOT = Path(__file__).parents[2]
 # A Python of its own: TensorFlow divides a processor into devices only before it has used it.
-TRAIN_TWICE = """
-import contextlib, importlib.util, json, os, sys, tempfile
+TRAIN = """
+import contextlib, json, tempfile
 from pathlib import Path
 
 import keras
@@ -22,15 +22,15 @@ import tensorflow as tf
 from dvclive.live import Live
 from keras import layers
 
-from signs.training import networks
 from signs.errors import UserError
-from stages import train
+from signs.paths import TRAIN_METRICS
+from signs.training import checkpoint, networks
+from signs.training.compile import build, scope
+from signs.training.loop import Training, predict
+from tests.training.small import PARAMS, prepared, recipe
 
 half = tf.config.LogicalDeviceConfiguration()
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [half, half])
-spec = importlib.util.spec_from_file_location("drawer", sys.argv[1])
-drawer = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(drawer)
 
 
 # Each kind of layer of the real ones, but dropout: each device would drop others.
@@ -41,57 +41,51 @@ def tiny(size, channels, classes):
     return keras.Model(pixels, layers.Dense(classes)(x))
 
 
-def course(devices, pause=False):
+def curves_and_logits(devices, pause=False):
     keras.utils.set_random_seed(1)
-    data = drawer.data()
+    data = prepared()
     noise = np.random.default_rng(0).integers(0, 256, data.images.shape)
     noise[:, :4, :, 0] //= 1 + np.arange(90)[:, None, None] % 3
     data.images[:] = noise
-    data.samples.loc[data.samples.index % 10 == 8, "split"] = "validation"
-    recipe = drawer.recipe(drawn=0.0).model_copy(update={"epochs": 2})
-    changes = {"compact": recipe, "devices": devices}
-    settings = drawer.SETTINGS.train.model_copy(update=changes)
+    changes = {"compact": recipe(epochs=2), "devices": devices}
+    settings = PARAMS.train.model_copy(update=changes)
     options = {"dvcyaml": None, "report": None, "save_dvc_exp": False}
     state = Path("state")
     with (
         tempfile.TemporaryDirectory() as folder,
         contextlib.chdir(folder),
-        Live(dir=str(train.METRICS), **options) as live,
+        Live(dir=str(TRAIN_METRICS), **options) as live,
     ):
-        with train.scope(devices):
-            model = train.build("compact", data, recipe)
-        training = train.Training(model, train.Progress(), data, settings, state, live)
+        with scope(devices):
+            model = build("compact", data, settings.compact)
+        training = Training(model, checkpoint.Progress(), data, settings, state, live)
         if pause:
             training.run_epoch()
-            with train.scope(devices):
-                model, progress = train._restore(state)
-            training = train.Training(model, progress, data, settings, state, live)
+            with scope(devices):
+                model, progress = checkpoint.restore(state)
+            training = Training(model, progress, data, settings, state, live)
         training.run()
         curves = [
-            pd.read_csv(train.METRICS / "plots/metrics" / name, sep="\\t").iloc[:, -1].tolist()
+            pd.read_csv(TRAIN_METRICS / "plots/metrics" / name, sep="\\t").iloc[:, -1].tolist()
             for name in ("train/loss.tsv", "train/accuracy.tsv", "validation/loss.tsv")
         ]
-        return curves, train.predict(model, data.images).tolist()
+        return curves, predict(model, data.images).tolist()
 
 
 networks.NETWORKS["compact"] = tiny
 tf.config.experimental.enable_op_determinism()
 try:
-    train.scope(3)
+    scope(3)
 except UserError as error:
     refusal = str(error)
-print(json.dumps([course(1), course(2), course(2, pause=True), refusal]))
+runs = curves_and_logits(1), curves_and_logits(2), curves_and_logits(2, pause=True)
+print(json.dumps([*runs, refusal]))
 """
 
 
 def test_two_devices_learn_as_one_does() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", TRAIN_TWICE, ROOT / "tests/model/test_drawer.py"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-c", TRAIN]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (curves, logits), two, resumed, refusal = json.loads(done.stdout.splitlines()[-1])
     assert curves[0][-1] < curves[0][0]

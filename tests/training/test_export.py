@@ -1,27 +1,26 @@
-"""Saving a model: equal models, equal bytes; ONNX answers what Keras answers."""
+"""Saving a model: equal models, equal bytes; the classifier predicts what Keras predicts."""
 
-import subprocess
 import zipfile
 from pathlib import Path
 
+import keras
 import numpy as np
-import onnxruntime
 import pytest
 
-keras = pytest.importorskip("keras")
+from signs import commands, params
+from signs.data.splits import VALIDATION
+from signs.inference.classifier import Classifier
+from signs.paths import KERAS_MODEL
+from signs.training import export, networks
+from tests.training.small import PARAMS, prepared
 
-from signs.training import (
-    export,
-    networks,
-)
-
-IMAGES = np.random.default_rng(1).integers(0, 256, (9, 16, 16, 3), np.uint8)
+IMAGES = np.random.default_rng(1).integers(0, 256, (90, 8, 8, 3), np.uint8)
 
 
-def build(seed: int) -> "keras.Model":
+def build(seed: int) -> keras.Model:
     keras.utils.clear_session()  # layers get the names that they have in a process of their own
     keras.utils.set_random_seed(seed)
-    model = networks.compact(16, 3, 4)
+    model = networks.compact(8, 3, 3)
     # Batch normalisation that has seen nothing would hide a wrong conversion.
     rng = np.random.default_rng(seed)
     for layer in model.layers:
@@ -33,73 +32,87 @@ def build(seed: int) -> "keras.Model":
 
 
 @pytest.fixture(scope="module")
-def model() -> "keras.Model":
+def model() -> keras.Model:
     return build(1)
 
 
-def saved(model: "keras.Model", path: Path) -> bytes:
+def saved(model: keras.Model, path: Path) -> bytes:
     export.save_keras(model, path)
     return path.read_bytes()
 
 
-def test_saved_twice_gives_the_same_bytes(model: "keras.Model", tmp_path: Path) -> None:
+def test_equal_models_give_equal_bytes(model: keras.Model, tmp_path: Path) -> None:
     first = saved(model, tmp_path / "new folder/a.keras")
     assert saved(model, tmp_path / "b.keras") == first
     with zipfile.ZipFile(tmp_path / "b.keras") as archive:
         assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+    assert saved(build(1), tmp_path / "c.keras") == first
+    assert saved(build(2), tmp_path / "d.keras") != first
 
 
-def test_equal_models_give_equal_bytes(model: "keras.Model", tmp_path: Path) -> None:
-    first = saved(model, tmp_path / "a.keras")
-    assert saved(build(1), tmp_path / "b.keras") == first
-    assert saved(build(2), tmp_path / "c.keras") != first
-
-
-def test_saved_model_answers_the_same(model: "keras.Model", tmp_path: Path) -> None:
+def test_a_saved_model_predicts_the_same_without_its_optimizer(
+    model: keras.Model, tmp_path: Path
+) -> None:
     saved(model, tmp_path / "a.keras")
     loaded = keras.models.load_model(tmp_path / "a.keras")
     assert not loaded.compiled
     assert (tmp_path / "a.keras").stat().st_size < 6 * model.count_params()
-    answers = np.asarray(loaded(IMAGES, training=False))
-    assert answers == pytest.approx(np.asarray(model(IMAGES, training=False)), abs=1e-6)
+    expected = np.asarray(model(IMAGES, training=False))
+    assert np.asarray(loaded(IMAGES, training=False)) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.slow
-def test_onnx_answers_what_keras_answers(model: "keras.Model") -> None:
-    content = export.to_onnx(model)
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    (source,) = session.get_inputs()
-    assert source.type == "tensor(uint8)"
+def test_the_classifier_predicts_what_keras_predicts(
+    model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(export, "code_commit", lambda: "abc")
+    data = prepared()
+    data.images[:] = IMAGES
+    data.settings = data.settings.model_copy(update={"size": 8})
+    train = PARAMS.train.model_copy(update={"target_precision": 0.4, "target_coverage": 0.8})
+    settings: params.Params = PARAMS.model_copy(update={"train": train})
+    export.write_classifier(model, data, settings)
+    classifier = Classifier()
     expected = np.asarray(model(IMAGES, training=False))
-    assert np.ptp(expected, axis=0).min() > 1e-3  # different images, different answers
-    for count in (1, 2, 9):
-        (answers,) = session.run(None, {source.name: IMAGES[:count]})
-        assert answers.dtype == np.float32
-        assert answers.shape == (count, 4)
-        assert np.abs(answers - expected[:count]).max() < 1e-5
+    assert np.ptp(expected, axis=0).min() > 1e-3  # different images, different predictions
+    for count in (1, 2, 90):
+        logits = classifier.logits(IMAGES[:count])
+        assert np.abs(logits - expected[:count]).max() < 1e-5
+    assert KERAS_MODEL.exists()
+    metadata = classifier.metadata
+    assert (metadata.class_ids, metadata.names) == ([0, 1, 2], ["a", "b", "c"])
+    assert metadata.images == data.settings
+    # The energy threshold accepts the wanted share of the validation photos.
+    rows = data.rows(VALIDATION)
+    energy = np.log(np.exp(expected[rows].astype(float)).sum(axis=1))
+    assert (energy >= metadata.energy_threshold - 1e-4).sum() == np.ceil(0.8 * len(rows))
+    correct = expected[rows].argmax(axis=1) == data.samples["label"].to_numpy()[rows]
+    assert metadata.provenance["validation"]["accuracy"] == correct.mean()
+    assert metadata.provenance["auxiliary_outliers"] == ["No sign"]
 
 
 def test_commit_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    names = ("synthesize", "preprocess", "train")
+    stages = "".join(f"  {name}: {{cmd: x, deps: [stages/{name}.py, data/x]}}\n" for name in names)
+    Path("dvc.yaml").write_text(f"stages:\n{stages}")
     assert export.code_commit() == "unknown"
 
-    def git(*arguments: str) -> str:
+    def commit(file: str) -> str:
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).write_text(file)
+        commands.git("add", ".")
         identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        command = ["git", *identity, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        commands.git(*identity, "commit", "--quiet", "-m", file)
+        return commands.git("rev-parse", "HEAD")
 
-    git("init", "--quiet")
-    for name in export.CODE:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").write_text(name)
-    git("add", ".")
-    git("commit", "--quiet", "-m", "code")
-    commit = git("rev-parse", "HEAD")
-    assert export.code_commit() == commit
-    (tmp_path / "notes.txt").write_text("")
-    git("add", ".")
-    git("commit", "--quiet", "-m", "notes")
-    assert export.code_commit() == commit
-    (tmp_path / "signs/file").write_text("changed")
-    assert export.code_commit() == f"{commit}-dirty"
+    commands.git("init", "--quiet")
+    first = commit("stages/preprocess.py")
+    assert commit("notes.txt") != first
+    assert export.code_commit() == first
+    second = commit("stages/train.py")
+    assert export.code_commit() == second
+    Path("stages/train.py").write_text("changed")
+    assert export.code_commit() == f"{second}-dirty"
