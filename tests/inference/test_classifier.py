@@ -1,6 +1,7 @@
 """The exported classifier: loads whole folders only, and its numbers mean what they say."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -92,18 +93,12 @@ def refusal(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_a_missing_folder(tmp_path: Path) -> None:
-    message = refusal(tmp_path / "never")
-    assert f"no classifier in {tmp_path / 'never'}" in message
-    assert "dvc repro" in message
-
-
-@pytest.mark.parametrize("name", [classifier.MODEL, classifier.METADATA])
-def test_a_missing_file(name: str, folder: Path) -> None:
-    (folder / name).unlink()
+@pytest.mark.parametrize("name", ["", classifier.MODEL, classifier.METADATA])
+def test_a_missing_file_or_folder(name: str, folder: Path) -> None:
+    (folder / name).rename(folder.with_name("moved"))
     message = refusal(folder)
-    assert "no classifier" in message
-    assert name in message
+    assert f"no classifier in {folder}" in message
+    assert f"{name} is missing). `dvc repro`" in message
 
 
 @pytest.mark.parametrize(
@@ -142,9 +137,7 @@ def test_damaged_metadata(content: bytes, folder: Path) -> None:
 def test_metadata_with_a_bad_value(key: str, value: object, folder: Path) -> None:
     path = folder / classifier.METADATA
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-    message = refusal(folder)
-    assert f"{path} cannot be used" in message
-    assert key in message
+    assert re.search(f"{path} cannot be used: .*\\b{key}\\b", refusal(folder), re.DOTALL)
 
 
 @pytest.mark.parametrize("content", [model(np.zeros((16, 16, 3, 4))), model(MEANS[:, :, :1]), b"?"])

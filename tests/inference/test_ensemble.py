@@ -53,16 +53,14 @@ def test_members_weigh_the_same_whatever_their_temperature(
 
 
 @pytest.mark.parametrize("shift", [1, 2])
-def test_the_mean_of_nine_shifts(pixel: Pixel, images: np.ndarray, shift: int) -> None:
-    steps = slice(2 - shift, 3 + shift, shift), slice(3 - shift, 4 + shift, shift)
-    expected = images[:, steps[0], steps[1]].mean(axis=(1, 2))
-    assert Ensemble([pixel(2, 3)], shift).logits(images) == pytest.approx(expected, rel=1e-5)
-
-
-def test_a_shifted_image_is_filled_with_its_edge(pixel: Pixel, images: np.ndarray) -> None:
-    corner = images[:, :2, :2].astype(float)
-    expected = 4 * corner[:, 0, 0] + 2 * corner[:, 0, 1] + 2 * corner[:, 1, 0] + corner[:, 1, 1]
-    assert Ensemble([pixel(0, 0)], 1).logits(images) == pytest.approx(expected / 9, rel=1e-5)
+@pytest.mark.parametrize(("row", "column"), [(2, 3), (0, 0)], ids=["inside", "at the edge"])
+def test_the_mean_of_nine_shifts(
+    pixel: Pixel, images: np.ndarray, row: int, column: int, shift: int
+) -> None:
+    """A shifted image is filled with its edge."""
+    nine = np.ix_(*([max(0, x + step) for step in (-shift, 0, shift)] for x in (row, column)))
+    found = Ensemble([pixel(row, column)], shift).logits(images)
+    assert found == pytest.approx(images[:, *nine].mean(axis=(1, 2)), rel=1e-5)
 
 
 @pytest.mark.parametrize(("members", "shift", "passes"), [(1, 0, 1), (3, 0, 3), (2, 1, 18)])
