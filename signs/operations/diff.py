@@ -31,12 +31,12 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: there is no such revision.
     """
-    commit = commit_of(arguments.base)
+    commit = commit_of(arguments.base)[:10]
     tables = {
         "Metrics": dvc("metrics", "diff", "--md", "--precision", "4", commit),
         "Settings": dvc("params", "diff", "--md", "--no-path", commit),
     }
-    title = f"Changes since {arguments.base} ({commit[:10]})"
+    title = f"Changes since {arguments.base} ({commit})"
     rows = {name: _rows(table) for name, table in tables.items()}
     text = f"### {title}\n"
     for name, table in tables.items():

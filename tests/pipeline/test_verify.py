@@ -41,14 +41,13 @@ def test_photos_that_no_remote_has_are_named(done):
 
 def test_make_names_the_committed_results_that_it_changed(done):
     def make():
-        return done.run("make", "-o", "setup", f"VENV={sys.prefix}").succeeds()
+        return done.run("make", "-o", "setup", f"VENV={sys.prefix}", "ARGS=--dry").succeeds()
 
     last = "Pictures and tables: report.html"
     assert make().splitlines()[-1] == last
     set_accuracy(done)
-    done.dvc("commit", "--force", "evaluate").succeeds()
     said = make().partition(last)[2]
-    assert said.startswith("\nThis run made dvc.lock, metrics/ again, and git shows changes: times")
+    assert said.startswith("\nThis run made metrics/ again, and git shows changes: times")
 
 
 def test_a_diff_has_text_and_pictures(done):
