@@ -113,11 +113,11 @@ def test_the_epoch_with_the_lowest_validation_loss_is_exported(finished, details
 
 def test_report_and_model_card_say_what_was_measured(finished, details):
     project, test = finished.project, details["test"]
-    percent = {name: 100 * value for name, value in test.items()}
+    percent = {name: f"{100 * value:.2f}\N{NO-BREAK SPACE}%" for name, value in test.items()}
     metadata = project.json("models/classifier/classifier.json")
     card = project.path("docs/model_card.md").read_text(encoding="utf-8")
     for value in (
-        "{accuracy:.2f} % ({accuracy_low:.2f} % to {accuracy_high:.2f} %)".format_map(percent),
+        "{accuracy} ({accuracy_low} to {accuracy_high})".format_map(percent),
         f"AUROC {test['ood_auroc']:.4f}",
         f"confidence is below {metadata['threshold']:.3f}",
         "48 files, 48 distinct photos",
