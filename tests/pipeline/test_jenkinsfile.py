@@ -210,7 +210,7 @@ def test_a_good_commit_is_deployed(jenkins: Jenkins) -> None:
     assert build.status == 0, build.log[-5000:]
     assert build.stages() == [
         *("Checkout", "Pipeline", "Lint", "Tests", "Pull", "Preprocess", "Train", "Evaluate"),
-        *("Reproducibility", "Diff", "Gate", "Push", "Bento", "Image", "Smoke test", "Release"),
+        *("Reproducibility", "Report", "Gate", "Push", "Bento", "Image", "Smoke test", "Release"),
         *("Deploy", "Switch", "Check", "Promote"),
     ]
     # In the agent's image is what needs packages; outside, what needs an engine.
