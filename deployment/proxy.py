@@ -23,8 +23,7 @@ TEMPLATE = Path(__file__).with_name("haproxy.cfg")
 class Proxy:
     """HAProxy on the stable port; `folder` has its configuration, socket and process id.
 
-    Raises:
-        UserError: HAProxy is not installed.
+    Raises UserError if HAProxy is not installed.
     """
 
     values: Values
@@ -44,22 +43,18 @@ class Proxy:
         return None
 
     def switch(self, slot: str) -> None:
-        """From now on `slot` gets the new requests.
-
-        Raises:
-            UserError: HAProxy does not start.
-        """
+        """Let `slot` get the new requests; UserError if HAProxy does not start."""
         # The file counts when HAProxy starts, here or after a restart of the machine.
         states = {name: "" if name == slot else "disabled" for name in SLOTS}
         settings = vars(self.values) | {"folder": self.folder} | states
         template = string.Template(TEMPLATE.read_text(encoding="utf-8"))
         configuration = self.folder / "haproxy.cfg"
         write_text(configuration, template.substitute(settings))
-        (other,) = set(SLOTS) - {slot}
+        (old,) = set(SLOTS) - {slot}
         try:
             # One line, so that there is no moment without a server.
             self._tell(
-                f"set server service/{slot} state ready; set server service/{other} state drain"
+                f"set server service/{slot} state ready; set server service/{old} state drain"
             )
         except OSError:
             command = [self.program, "-D", "-f", str(configuration)]
