@@ -110,12 +110,10 @@ class Host:
         except UserError as error:
             if active:
                 self.proxy.switch(active)
-            said = self.engine.logs(name)
-            self.engine.remove(name)
             still = f"{active} still answers" if active else "nothing answers"
-            raise UserError(
-                f"{error} Not deployed; {still}. The container's last lines:\n{said}"
-            ) from error
+            said = f"Not deployed; {still}. The container's last lines:\n{self.engine.logs(name)}"
+            self.engine.remove(name)
+            raise UserError(f"{error} {said}") from error
         if active:
             print(f"Switched. Waiting for the requests that {active} has ...", flush=True)
             self.proxy.drain(active, self.values.drain_seconds)
