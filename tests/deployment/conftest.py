@@ -17,7 +17,7 @@ import pytest
 from signs.inference import predictions
 from signs.inference.classifier import Classifier
 from signs.paths import CLASSIFIER
-from tests.conftest import Server
+from tests.conftest import Server, copy_service, photo
 
 ROOT = Path(__file__).parents[2]
 SLOTS = ("blue", "green")
@@ -113,10 +113,8 @@ class Clone:
 
 
 @pytest.fixture(scope="session")
-def clone(
-    service_copy: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Clone]:
-    folder = service_copy(tmp_path_factory.mktemp("clone") / "clone")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
+    folder = copy_service(tmp_path_factory.mktemp("clone") / "clone")
     shutil.copy(ROOT / "Makefile", folder)
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "deployment", folder / "deployment", ignore=ignored)
@@ -166,16 +164,14 @@ def build_image(clone: Clone) -> Callable[[], str]:
 
 @pytest.fixture(scope="session")
 def smoke_photos(
-    service_copy: Callable[[Path], Path],
-    make_photo: Callable[..., bytes],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """As `make bento` writes them where there are test photos."""
-    classifier = Classifier(service_copy(tmp_path_factory.mktemp("c") / "c") / CLASSIFIER)
+    classifier = Classifier(copy_service(tmp_path_factory.mktemp("c") / "c") / CLASSIFIER)
     folder = tmp_path_factory.mktemp("smoke")
     photos = []
     for number, color in enumerate(("Red", "Green", "Blue")):
-        content = make_photo(color)
+        content = photo(color)
         (folder / f"{number}.png").write_bytes(content)
         (prediction,) = predictions.predict_photos(classifier, [content])
         photos.append(prediction | {"photo": f"{number}.png"})
