@@ -12,7 +12,8 @@ import yaml
 
 from deployment import smoke
 from tests.conftest import Server, photo
-from tests.deployment.conftest import ROOT, Clone, at, free_ports, podman
+from tests.deployment.conftest import ROOT, Clone, at, podman
+from tests.harness import free_ports
 
 # The first test installs the packages if they are in no layer yet, which takes two minutes.
 pytestmark = [pytest.mark.container, pytest.mark.timeout(600)]

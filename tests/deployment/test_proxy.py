@@ -18,7 +18,8 @@ from deployment import proxy
 from deployment.container import read_values
 from signs.errors import UserError
 from tests.conftest import Server, photo
-from tests.deployment.conftest import at, free_ports
+from tests.deployment.conftest import at
+from tests.harness import free_ports
 
 REQUESTS = 3
 SECONDS = 2
