@@ -17,7 +17,7 @@ import bentoml
 
 from signs.inference import classifier
 from signs.paths import CLASSIFIER
-from signs.serving.app import Api, App
+from signs.serving.app import Api
 from signs.serving.worker import Worker
 
 FOLDER = Path(__file__).parent / CLASSIFIER
@@ -29,8 +29,7 @@ def _labels() -> dict[str, str]:
     """The origin of the model, as labels of the bento."""
     try:
         metadata = json.loads((FOLDER / classifier.METADATA).read_bytes())
-        provenance = metadata["provenance"]
-        origin = {key: provenance[key] for key in ("commit", "dataset", "data")}
+        origin = {key: metadata["provenance"][key] for key in ("commit", "dataset", "data")}
         return {"model": metadata["version"], **origin}
     except (OSError, ValueError, KeyError):
         return {}  # `check` explains what is wrong
@@ -39,10 +38,9 @@ def _labels() -> dict[str, str]:
 class SignsService(bentoml.Service[Any]):  # type: ignore[misc]
     """A BentoML service whose requests go through `Api` first."""
 
-    def to_asgi(self, is_main: bool = True) -> App:
+    def to_asgi(self, is_main: bool = True) -> Api:
         """The application that each worker process runs."""
-        app: App = super().to_asgi(is_main)
-        return Api(app, started=lambda: _started[0], openapi=self.openapi_spec.asdict)
+        return Api(super().to_asgi(is_main), lambda: _started[0], self.openapi_spec.asdict)
 
 
 @bentoml.service(

@@ -14,7 +14,6 @@ from signs.errors import UserError
 BUILD = Path("build")
 VALUES = Path(__file__).with_name("values.toml")
 ENGINES = ("docker", "podman")
-VERSION_LABEL = "org.opencontainers.image.version"
 KINDS = {str: "a text", int: "a whole number", float: "a number"}
 MAX_PORT = 65535
 
@@ -45,23 +44,20 @@ class Values:
 
 
 def read_values(path: Path = VALUES) -> Values:
-    """Read values.toml.
+    """The content of a file like values.toml.
 
-    Raises:
-        UserError: a key is unknown, missing, of another type or out of range.
+    Raises UserError if a key is unknown, missing, of another type or out of range.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     kinds = {field.name: field.type for field in fields(Values)}
-    for problem, keys in (
-        ("has unknown keys", content.keys() - kinds.keys()),
-        ("lacks keys", kinds.keys() - content.keys()),
-    ):
+    unknown, missing = content.keys() - kinds.keys(), kinds.keys() - content.keys()
+    for problem, keys in (("has unknown keys", unknown), ("lacks keys", missing)):
         if keys:
-            allowed = ", ".join(kinds)
-            raise UserError(f"{path} {problem}: {', '.join(sorted(keys))}. Allowed are {allowed}.")
+            named, allowed = ", ".join(sorted(keys)), ", ".join(kinds)
+            raise UserError(f"{path} {problem}: {named}. Allowed are {allowed}.")
     for key, value in content.items():
         kind = kinds[key]
         if type(value) is not kind and (type(value), kind) != (int, float):
@@ -74,11 +70,7 @@ def read_values(path: Path = VALUES) -> Values:
 
 
 def built() -> dict[str, str]:
-    """Version, revision and data of what `make bento` packed.
-
-    Raises:
-        UserError: nothing is packed.
-    """
+    """Version, revision and data of what `make bento` packed; UserError if nothing is."""
     try:
         lines = (BUILD / "build.env").read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:
@@ -87,29 +79,19 @@ def built() -> dict[str, str]:
 
 
 class Engine:
-    """docker or podman: the one that ENGINE names, else the first that runs.
-
-    Raises:
-        UserError: none runs.
-    """
+    """docker or podman: the one that ENGINE names, else the first that runs, else UserError."""
 
     def __init__(self) -> None:
         named = os.environ.get("ENGINE")
         for self.name in (named,) if named else ENGINES:
             if shutil.which(self.name) and self._run("info").returncode == 0:
                 return
-        raise UserError(
-            f"ENGINE={named} does not run containers here: '{named} info' fails."
-            if named
-            else "Neither docker nor podman runs here: install or start one."
-        )
+        if named:
+            raise UserError(f"ENGINE={named} does not run containers here: '{named} info' fails.")
+        raise UserError("Neither docker nor podman runs here: install or start one.")
 
     def __call__(self, *arguments: str) -> str:
-        """What a command prints.
-
-        Raises:
-            UserError: it failed.
-        """
+        """What a command prints; UserError if it failed."""
         done = self._run(*arguments)
         if done.returncode:
             raise UserError(f"{self.name} {arguments[0]} failed: {done.stderr.strip()}")
@@ -121,13 +103,12 @@ class Engine:
 
     def version(self, name: str) -> str:
         """The version of the image of a container; empty if there is no such container."""
-        return self._inspect(name, f'{{{{index .Config.Labels "{VERSION_LABEL}"}}}}')
+        return self._inspect(name, '{{index .Config.Labels "org.opencontainers.image.version"}}')
 
     def start(self, name: str, image: str, port: int, values: Values) -> None:
         """Run the image as container `name`, in place of one of that name.
 
-        Raises:
-            UserError: there is no such image, or it does not start.
+        Raises UserError if there is no such image or it does not start.
         """
         if self._run("image", "inspect", image).returncode:
             raise UserError(f"There is no image {image} here: `make image` builds it.")
@@ -160,10 +141,7 @@ class Engine:
 
 
 def run_command(command: Callable[[], None]) -> None:
-    """Run a command as a program: no traceback for what the user can put right.
-
-    Exits with 1 on a `UserError`, with 130 on Ctrl-C.
-    """
+    """Run a command as a program: exit with 1 on a `UserError`, with 130 on Ctrl-C."""
     try:
         command()
     except UserError as error:

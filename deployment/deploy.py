@@ -27,8 +27,7 @@ from deployment.proxy import Proxy
 from signs.commands import git
 from signs.errors import UserError
 
-# A version of the model, as `make release` tags it.
-TAG_PREFIX = "classifier@"
+TAG_PREFIX = "classifier@"  # of a version of the model, as `make release` tags it
 
 
 def deploy() -> None:
@@ -38,11 +37,14 @@ def deploy() -> None:
     parser.add_argument("action", nargs="?", default="deploy", choices=actions)
     parser.add_argument("--version", help="refuse an image that was not built from this tag")
     arguments = parser.parse_args()
-    host = Host(read_values(), _state_folder())
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+    folder = Path(os.environ.get("SIGNS_STATE") or Path(base) / "traffic-signs").absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    host = Host(read_values(), folder)
     if arguments.action == "status":
         print(host.status())
         return
-    with _only_one(host.folder):
+    with _only_one(folder):
         if arguments.action == "rollback":
             host.rollback()
         else:
@@ -52,8 +54,7 @@ def deploy() -> None:
 class Host:
     """This machine's two slots for containers, and the proxy in front of them.
 
-    Raises:
-        UserError: no container engine runs here, or HAProxy is not installed.
+    Raises UserError if no container engine runs here or HAProxy is not installed.
     """
 
     def __init__(self, values: Values, folder: Path) -> None:
@@ -64,8 +65,7 @@ class Host:
     def deploy(self, version: str | None) -> None:
         """Start the image that was built in the free slot and switch to it.
 
-        Raises:
-            UserError: the image is not of `version`, or it does not answer as it should.
+        Raises UserError if the image is not of `version` or does not answer as it should.
         """
         packed = built()
         if version is not None:
@@ -84,8 +84,7 @@ class Host:
     def rollback(self) -> None:
         """Start the container of the previous version again and switch to it.
 
-        Raises:
-            UserError: there is none, or it does not answer as it should.
+        Raises UserError if there is none or it does not answer as it should.
         """
         active = self.proxy.active()
         slot = "green" if active == "blue" else "blue"
@@ -111,12 +110,10 @@ class Host:
         except UserError as error:
             if active:
                 self.proxy.switch(active)
-            said = self.engine.logs(name)
-            self.engine.remove(name)
             still = f"{active} still answers" if active else "nothing answers"
-            raise UserError(
-                f"{error} Not deployed; {still}. The container's last lines:\n{said}"
-            ) from error
+            said = f"Not deployed; {still}. The container's last lines:\n{self.engine.logs(name)}"
+            self.engine.remove(name)
+            raise UserError(f"{error} {said}") from error
         if active:
             print(f"Switched. Waiting for the requests that {active} has ...", flush=True)
             self.proxy.drain(active, self.values.drain_seconds)
@@ -149,13 +146,6 @@ def _check_tag(version: str, revision: str) -> None:
             f"{tag} is commit {commit[:10]}, but build/ holds {revision[:10]}. "
             f"Run: git checkout {tag}, dvc pull, make image."
         )
-
-
-def _state_folder() -> Path:
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
-    folder = Path(os.environ.get("SIGNS_STATE") or Path(base) / "traffic-signs").absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @contextlib.contextmanager

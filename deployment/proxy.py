@@ -8,7 +8,6 @@ import socket
 import string
 import subprocess
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from deployment.container import Values
@@ -19,18 +18,14 @@ SLOTS = ("blue", "green")
 TEMPLATE = Path(__file__).with_name("haproxy.cfg")
 
 
-@dataclass
 class Proxy:
     """HAProxy on the stable port; `folder` has its configuration, socket and process id.
 
-    Raises:
-        UserError: HAProxy is not installed.
+    Raises UserError if HAProxy is not installed.
     """
 
-    values: Values
-    folder: Path
-
-    def __post_init__(self) -> None:
+    def __init__(self, values: Values, folder: Path) -> None:
+        self.values, self.folder = values, folder
         found = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
         if found is None:
             raise UserError("HAProxy is not installed (on Debian and Ubuntu: apt install haproxy).")
@@ -44,23 +39,17 @@ class Proxy:
         return None
 
     def switch(self, slot: str) -> None:
-        """From now on `slot` gets the new requests.
-
-        Raises:
-            UserError: HAProxy does not start.
-        """
+        """Let `slot` get the new requests; UserError if HAProxy does not start."""
         # The file counts when HAProxy starts, here or after a restart of the machine.
-        states = {name: "" if name == slot else "disabled" for name in SLOTS}
-        settings = vars(self.values) | {"folder": self.folder} | states
+        (old,) = set(SLOTS) - {slot}
+        settings = vars(self.values) | {"folder": self.folder, slot: "", old: "disabled"}
         template = string.Template(TEMPLATE.read_text(encoding="utf-8"))
         configuration = self.folder / "haproxy.cfg"
         write_text(configuration, template.substitute(settings))
-        (other,) = set(SLOTS) - {slot}
         try:
             # One line, so that there is no moment without a server.
-            self._tell(
-                f"set server service/{slot} state ready; set server service/{other} state drain"
-            )
+            server = "set server service/"
+            self._tell(f"{server}{slot} state ready; {server}{old} state drain")
         except OSError:
             command = [self.program, "-D", "-f", str(configuration)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)

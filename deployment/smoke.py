@@ -53,13 +53,9 @@ def smoke() -> None:
 
 
 def wait(url: str, seconds: float, alive: Callable[[], bool]) -> float:
-    """Wait until `/readyz` says yes.
+    """Wait until `/readyz` says yes; the seconds that took.
 
-    Returns:
-        The seconds that took.
-
-    Raises:
-        UserError: it does not within `seconds`, or `alive` is no longer true.
+    Raises UserError if it does not within `seconds`, or if `alive` is no longer true.
     """
     started = time.monotonic()
     while (waited := time.monotonic() - started) < seconds:
@@ -76,8 +72,7 @@ def wait(url: str, seconds: float, alive: Callable[[], bool]) -> float:
 def check(url: str, photos: Path) -> None:
     """Compare a service's predictions with those recorded in the folder `photos`.
 
-    Raises:
-        UserError: the service cannot be reached, serves another model, or predicts otherwise.
+    Raises UserError if the service cannot be reached, serves another model or predicts otherwise.
     """
     try:
         recorded = json.loads((photos / "predictions.json").read_bytes())
@@ -102,9 +97,8 @@ def check(url: str, photos: Path) -> None:
             )
     count = len(recorded["photos"])
     if wrong:
-        raise UserError(
-            f"{url} names {len(wrong)} of {count} photos wrong: {'; '.join(wrong[:3])}."
-        )
+        few = "; ".join(wrong[:3])
+        raise UserError(f"{url} names {len(wrong)} of {count} photos wrong: {few}.")
     print(f"{url} serves {model} and names all {count} photos as expected.")
 
 

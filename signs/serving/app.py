@@ -20,17 +20,14 @@ from pydantic_core import to_json
 
 from signs.data import images
 from signs.serving import forms
-from signs.serving.worker import MAX_BATCH, OverloadError, Worker
+from signs.serving.refused import Header, Refused, overloaded
+from signs.serving.worker import MAX_BATCH, Worker
 
 MAX_BODY = 64 * 2**20
-# Bytes of bodies that one worker holds at a time.
-MAX_HELD = 4 * MAX_BODY
-# Seconds that a body may take to arrive.
-BODY_TIMEOUT = 10.0
-RETRY_AFTER = (b"retry-after", b"1")  # seconds
+MAX_HELD = 4 * MAX_BODY  # bytes of bodies that one worker holds at a time
+BODY_TIMEOUT = 10.0  # seconds that a body may take to arrive
 
 BENTOML_PATHS = {"/", "/livez", "/healthz", "/readyz", "/metrics", "/schema.json"}
-BENTOML_FILES = "/static_content/"
 HERE = Path(__file__).parent
 # The page loads nothing from other hosts and sends nothing to them.
 PAGE_POLICY = (
@@ -46,32 +43,21 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Header = tuple[bytes, bytes]
 
 _log = logging.getLogger("bentoml.signs")
 
 
 @dataclass(slots=True)
 class Request:
-    """What the handlers need of a request.
+    """What the handlers need of a request."""
 
-    Attributes:
-        id: the client's X-Request-ID, or a random one.
-        method: in upper case.
-        path: without the query.
-        headers: by lower-case name.
-        receive: gives the next ASGI message.
-        held: bytes of the body that were read.
-        details: further fields of its line in the log.
-    """
-
-    id: str
+    id: str  # the client's X-Request-ID, or a random one
     method: str
-    path: str
-    headers: dict[bytes, bytes]
-    receive: Receive
-    held: int = 0
-    details: dict[str, Any] = field(default_factory=dict)
+    path: str  # without the query
+    headers: dict[bytes, bytes]  # by lower-case name
+    receive: Receive  # gives the next ASGI message
+    held: int = 0  # bytes of the body that were read
+    details: dict[str, Any] = field(default_factory=dict)  # further fields of its line in the log
 
 
 @dataclass(slots=True)
@@ -84,26 +70,15 @@ class Reply:
     headers: list[Header] = field(default_factory=list)
 
 
-class Refused(Exception):  # noqa: N818  # the client's error, not the service's
-    """The client gets an error response; the text says why."""
-
-    def __init__(self, status: int, why: str, *headers: Header) -> None:
-        super().__init__(why)
-        self.status = status
-        self.headers = list(headers)
-
-
 class Gone(Exception):  # noqa: N818
     """The client closed the connection, so there is nobody to respond to."""
 
 
 class Api:
-    """The application: routes, bodies, errors.
+    """The application: routes, bodies, errors. BentoML's `app` handles `BENTOML_PATHS`.
 
-    Args:
-        app: BentoML's application; it handles `BENTOML_PATHS`.
-        started: returns this process's worker, which exists before the first request.
-        openapi: returns BentoML's own OpenAPI document.
+    `started` returns this process's worker, which exists before the first request; `openapi`
+    returns BentoML's own OpenAPI document.
     """
 
     def __init__(
@@ -132,9 +107,8 @@ class Api:
             return
         started = time.perf_counter()
         headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"")
-        valid = REQUEST_ID.fullmatch(given)
-        request_id = given.decode() if valid else f"{random.getrandbits(64):016x}"
+        given = REQUEST_ID.fullmatch(headers.get(b"x-request-id", b""))
+        request_id = given[0].decode() if given else f"{random.getrandbits(64):016x}"
         request = Request(request_id, scope["method"], scope["path"], headers, receive)
         try:
             reply = await self._reply(request)
@@ -142,15 +116,14 @@ class Api:
             return
         finally:
             self._held -= request.held
-        reply_headers = [
+        sent = [
             (b"content-type", reply.content_type),
             (b"content-length", str(len(reply.body)).encode()),
             (b"x-request-id", request_id.encode()),
             (b"x-content-type-options", b"nosniff"),
             *reply.headers,
         ]
-        start = {"type": "http.response.start", "status": reply.status, "headers": reply_headers}
-        await send(start)
+        await send({"type": "http.response.start", "status": reply.status, "headers": sent})
         await send({"type": "http.response.body", "body": reply.body})
         # Only paths that exist: each one is a time series of its own in Prometheus.
         exists = request.path in self._routes or request.path in BENTOML_PATHS
@@ -168,8 +141,8 @@ class Api:
             raise
         except Refused as error:
             refused = error
-        except OverloadError as error:
-            refused = Refused(503, str(error), RETRY_AFTER)
+        except images.ImageError as error:
+            refused = Refused(413 if str(error) == images.TOO_MANY else 400, str(error))
         except Exception:
             _log.exception("Request %s failed", request.id)
             refused = Refused(500, f"internal error, request {request.id}")
@@ -186,34 +159,24 @@ class Api:
         return handler
 
     async def _predict(self, request: Request) -> Reply:
-        photo = await self._photo(request)
-        prediction = (await self._worker().predict(request.id, [photo]))[0]
+        photos = await self._photos(request, "image", 1)
+        prediction = (await self._worker().predict(request.id, photos))[0]
         if "error" in prediction:
-            raise _unusable(prediction["error"])
+            raise images.ImageError(prediction["error"])
         for key in ("prediction", "confidence", "known"):
             request.details[key] = prediction[key]
         return Reply(to_json(prediction))
 
     async def _predict_batch(self, request: Request) -> Reply:
-        worker = self._worker()
-        worker.refuse_overload()
-        body = await self._body(request, MAX_BODY)
-        kind = request.headers.get(b"content-type", b"").decode("latin-1")
-        if not kind.lower().startswith("multipart/form-data"):
-            raise Refused(415, f"send a multipart form with 1 to {MAX_BATCH} files named 'images'")
-        photos = _files(body, kind, "images", MAX_BATCH)
+        photos = await self._photos(request, "images", MAX_BATCH)
         if max(map(len, photos)) > images.MAX_BYTES:
             raise _too_large(images.MAX_BYTES)
         request.details["photos"] = len(photos)
-        return Reply(to_json(await worker.predict(request.id, photos)))
+        return Reply(to_json(await self._worker().predict(request.id, photos)))
 
     async def _explain(self, request: Request) -> Reply:
-        photo = await self._photo(request)
-        try:
-            picture = await self._worker().explain(photo)
-        except images.ImageError as error:
-            raise _unusable(str(error)) from error
-        return Reply(picture, content_type=b"image/png")
+        (photo,) = await self._photos(request, "image", 1)
+        return Reply(await self._worker().explain(photo), content_type=b"image/png")
 
     async def _model(self, _: Request) -> Reply:
         return Reply(self._worker().description)
@@ -224,24 +187,26 @@ class Api:
     async def _docs(self, _: Request) -> Reply:
         ours = yaml.safe_load((HERE / "openapi.yaml").read_text(encoding="utf-8"))
         document = self._openapi()
-        document["info"] = ours["info"]
-        document["paths"] = ours["paths"] | document["paths"]
-        document["components"] = ours["components"]
-        return Reply(to_json(document))
+        paths = ours["paths"] | document["paths"]
+        return Reply(to_json(document | ours | {"paths": paths}))
 
-    async def _photo(self, request: Request) -> bytes:
-        """The one photo of a request: a file in a form, or the whole body."""
+    async def _photos(self, request: Request, name: str, most: int) -> list[bytes]:
+        """The photos in a form's fields of this name; if `most` is 1, the body may be the photo."""
         self._worker().refuse_overload()
-        body = await self._body(request, images.MAX_BYTES)
+        body = await self._body(request, images.MAX_BYTES if most == 1 else MAX_BODY)
         kind = request.headers.get(b"content-type", b"").decode("latin-1")
         lower = kind.lower()
-        if lower.startswith(("image/", "application/octet-stream")):
-            return body
+        if most == 1 and lower.startswith(("image/", "application/octet-stream")):
+            return [body]
         if lower.startswith("multipart/form-data"):
-            return _files(body, kind, "image", 1)[0]
-        raise Refused(
-            415, "send the photo as a file in form field 'image', or as the body with type image/*"
-        )
+            return forms.files(body, kind, name, most)
+        if most == 1:
+            why = (
+                f"send the photo as a file in form field '{name}', or as the body with type image/*"
+            )
+        else:
+            why = f"send a multipart form with 1 to {most} files named '{name}'"
+        raise Refused(415, why)
 
     async def _body(self, request: Request, limit: int) -> bytes:
         declared = request.headers.get(b"content-length", b"")
@@ -262,7 +227,7 @@ class Api:
                     if request.held > limit:
                         raise _too_large(limit)
                     if self._held > MAX_HELD:
-                        raise OverloadError
+                        raise overloaded()
                     chunks.append(chunk)
         except TimeoutError as error:
             why = f"the body did not arrive within {BODY_TIMEOUT:.0f} s"
@@ -271,29 +236,7 @@ class Api:
 
 
 def _is_bentomls(path: str) -> bool:
-    return path in BENTOML_PATHS or path.startswith(BENTOML_FILES)
-
-
-def _files(body: bytes, content_type: str, name: str, most: int) -> list[bytes]:
-    """The files in the form's fields of this name; a form with any other field is refused."""
-    try:
-        parts = forms.parse(body, content_type, most)
-    except forms.TooManyPartsError as error:
-        raise Refused(422, f"send at most {most} file{'s' * (most > 1)} in '{name}'") from error
-    except forms.FormError as error:
-        raise Refused(400, str(error)) from error
-    if not parts:
-        raise Refused(422, f"the form has no field '{name}'")
-    for part in parts:
-        if part.name != name:
-            raise Refused(422, f"the form has a field {part.name[:40]!r}; only '{name}' is allowed")
-        if not part.is_file:
-            raise Refused(422, f"'{name}' must be a file, not text; addresses are not fetched")
-    return [part.content for part in parts]
-
-
-def _unusable(why: str) -> Refused:
-    return Refused(413 if why == images.TOO_MANY else 400, why)
+    return path in BENTOML_PATHS or path.startswith("/static_content/")
 
 
 def _too_large(limit: int) -> Refused:

@@ -15,53 +15,36 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pandas as pd
 
 from signs import paths
-from signs.errors import UserError, run_stage
+from signs.errors import UserError
 
 LOG = Path("monitoring/predictions/data")
 METADATA = paths.CLASSIFIER / "classifier.json"
-REPORT = Path("drift.html")
 MIN_PREDICTIONS = 50  # fewer say too little about a day
-
-
-class Verdict(NamedTuple):
-    """Evidently's test of one column."""
-
-    column: str
-    method: str
-    score: float
-    threshold: float
-    drifted: bool
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `run`."""
     parser.add_argument("--day", metavar="YYYY-MM-DD", help="default: the latest day in the log")
     parser.add_argument("--fail", action="store_true", help="exit with 1 if a column drifted")
-    parser.add_argument(
-        "--log", type=Path, default=LOG, metavar="FOLDER", help="default: %(default)s"
-    )
-    parser.add_argument(
-        "--output", type=Path, default=REPORT, metavar="FILE", help="default: %(default)s"
-    )
+    for option, default, kind in (("--log", LOG, "FOLDER"), ("--output", "drift.html", "FILE")):
+        parser.add_argument(
+            option, type=Path, default=default, metavar=kind, help="default: %(default)s"
+        )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write Evidently's report and print one line for each column.
 
-    Returns:
-        Exit status: 1 if a column drifted and --fail was given, otherwise 0.
+    Returns 1, the exit status, if a column drifted and --fail was given; otherwise 0.
 
     Raises:
         UserError: a file is missing, or the day has too few predictions.
     """
-    metadata = _read_metadata()
-    version = metadata["version"]
-    names = dict(zip(metadata["class_ids"], metadata["names"], strict=True))
+    version, names, reference = _read_results()
     log = _read_log(arguments.log)
     day = arguments.day or log["day"].max()
     of_day = log[log["day"] == day]
@@ -75,26 +58,31 @@ def run(arguments: argparse.Namespace) -> int:
             f"The log of {day} has {len(current)} predictions of the present classifier, {version} "
             f"({others} of other classifiers). A comparison needs at least {MIN_PREDICTIONS}."
         )
-    reference = _read_reference()
-    verdicts = _compare(_columns(current, names), _columns(reference, names), arguments.output)
+    tests = _compare(_columns(current, names), _columns(reference, names), arguments.output)
     left_out = f" {others:,} predictions of other classifiers were left out." if others else ""
     print(
         f"{len(current):,} predictions of {day} by {version}, compared with {len(reference):,} "
         f"validation photos.{left_out}"
     )
-    for column, method, score, threshold, drifted in verdicts:
-        word = "DRIFTED" if drifted else "as expected"
-        print(f"  {column:<12} {word:<12} {method}: {score:.3g}, threshold {threshold:g}")
+    for column, (drifted, test) in tests.items():
+        print(f"  {column:<12} {'DRIFTED' if drifted else 'as expected':<12} {test}")
     print(f"Report: {arguments.output}")
-    return int(arguments.fail and any(verdict.drifted for verdict in verdicts))
+    return int(arguments.fail and any(drifted for drifted, _ in tests.values()))
 
 
-def _read_metadata() -> dict[str, Any]:
+def _read_results() -> tuple[str, dict[int, str], pd.DataFrame]:
+    """The classifier's version, its classes' names by id, its predictions of validation photos."""
+    path = METADATA
     try:
-        metadata: dict[str, Any] = json.loads(METADATA.read_bytes())
+        metadata = json.loads(path.read_bytes())
+        path = paths.PREDICTIONS
+        table = pd.read_csv(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{METADATA} cannot be read ({error}); `dvc repro` makes it.") from error
-    return metadata
+        raise UserError(f"{path} cannot be read ({error}); `dvc repro` makes it.") from error
+    names = dict(zip(metadata["class_ids"], metadata["names"], strict=True))
+    # The log calls the column so.
+    reference = table[table["split"] == "validation"].rename(columns={"accepted": "known"})
+    return metadata["version"], names, reference
 
 
 def _read_log(folder: Path) -> pd.DataFrame:
@@ -117,28 +105,17 @@ def _read_log(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _read_reference() -> pd.DataFrame:
-    """The predictions for the validation photos, with the names that the log has for columns."""
-    try:
-        table = pd.read_csv(paths.PREDICTIONS)
-    except OSError as error:
-        raise UserError(f"{paths.PREDICTIONS} cannot be read; `dvc repro` makes it.") from error
-    return table[table["split"] == "validation"].rename(columns={"accepted": "known"})
-
-
 def _columns(table: pd.DataFrame, names: dict[int, str]) -> pd.DataFrame:
-    """The columns to compare, as Evidently's report shall show them."""
-    return pd.DataFrame(
-        {
-            "sign": table["prediction"].map(names).astype(str),
-            "confidence": table["confidence"].astype(float),
-            "known": table["known"].map({True: "known", False: "unknown"}),
-        }
-    )
+    """The columns to compare, in the words that Evidently's report shows."""
+    sign, confidence = table["prediction"].map(names).astype(str), table["confidence"].astype(float)
+    known = table["known"].map({True: "known", False: "unknown"})
+    return pd.DataFrame({"sign": sign, "confidence": confidence, "known": known})
 
 
-def _compare(current: pd.DataFrame, reference: pd.DataFrame, path: Path) -> list[Verdict]:
-    """Write Evidently's report; a verdict for each column."""
+def _compare(
+    current: pd.DataFrame, reference: pd.DataFrame, path: Path
+) -> dict[str, tuple[bool, str]]:
+    """Write Evidently's report; for each column, whether it drifted and by which test."""
     os.environ["DO_NOT_TRACK"] = "1"
     print("Loading Evidently ...", file=sys.stderr)
     try:
@@ -149,34 +126,20 @@ def _compare(current: pd.DataFrame, reference: pd.DataFrame, path: Path) -> list
             f"{error}. The drift report has an environment of its own: `make drift`."
         ) from error
 
-    definition = DataDefinition(
-        categorical_columns=["sign", "known"], numerical_columns=["confidence"]
-    )
-    sides = [Dataset.from_pandas(side, data_definition=definition) for side in (current, reference)]
+    kinds = DataDefinition(categorical_columns=["sign", "known"], numerical_columns=["confidence"])
+    sides = [Dataset.from_pandas(side, data_definition=kinds) for side in (current, reference)]
     snapshot = Report([DataDriftPreset()]).run(*sides)
     try:
         snapshot.save_html(str(path))
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}.") from error
-    verdicts = []
+    tests = {}
     for metric in snapshot.dict()["metrics"]:
         config = metric["config"]
         if "column" in config:
             method, threshold, score = config["method"], config["threshold"], float(metric["value"])
             # A small p-value means drift; for a distance, a large one does.
             drifted = score < threshold if "p_value" in method else score >= threshold
-            verdicts.append(Verdict(config["column"], method, score, threshold, drifted))
-    return verdicts
-
-
-def main() -> None:
-    """Run as a program of its own, in the environment that has Evidently."""
-    parser = argparse.ArgumentParser(
-        prog="signs drift", description="Whether the predictions of a day have drifted."
-    )
-    add_arguments(parser)
-    sys.exit(run(parser.parse_args()))
-
-
-if __name__ == "__main__":
-    run_stage(main)
+            test = f"{method}: {score:.3g}, threshold {threshold:g}"
+            tests[config["column"]] = drifted, test
+    return tests

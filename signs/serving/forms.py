@@ -1,107 +1,78 @@
-"""Fields of a multipart form (RFC 7578), from the body of a request."""
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+"""The files of a multipart form (RFC 7578), from the body of a request."""
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-if TYPE_CHECKING:
-    from python_multipart.multipart import MultipartCallbacks
+from signs.serving.refused import Refused
+
+FILE_TYPES = (b"image/", b"application/octet-stream")
 
 
-class FormError(Exception):
-    """The body is not a complete multipart form; the text says why."""
-
-
-class TooManyPartsError(FormError):
-    """The form has more fields than are allowed."""
-
-
-@dataclass
-class Part:
-    """One field of a form.
-
-    Attributes:
-        name: name of the field.
-        is_file: True for a file, False for text.
-        content: bytes of the file or text.
-    """
-
-    name: str = ""
-    is_file: bool = False
-    content: bytes = b""
-
-
-def parse(body: bytes, content_type: str, max_parts: int) -> list[Part]:
-    """The parts of a multipart/form-data body, in order.
+def files(body: bytes, content_type: str, name: str, most: int) -> list[bytes]:
+    """The files of a multipart/form-data body, all of which must be in fields of this name.
 
     Raises:
-        TooManyPartsError: there are more than `max_parts`.
-        FormError: the boundary is missing, or the body is no form or was cut off.
+        Refused: 400 if the body is no complete form; 422 if it has no such field, more than
+            `most`, one of another name, or text in place of a file.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
-        raise FormError("the Content-Type of the form names no boundary")
-    collector = _Collector(max_parts)
+        raise Refused(400, "the Content-Type of the form names no boundary")
     try:
-        parser = MultipartParser(boundary, collector.callbacks())
+        parser = _Parser(boundary, name, most)
         parser.write(body)
         parser.finalize()
     except FormParserError as error:
-        raise FormError(f"the form cannot be read: {error}") from error
-    if not collector.ended:
-        raise FormError("the form is cut off")
-    return collector.parts
+        raise Refused(400, f"the form cannot be read: {error}") from error
+    if not parser.ended:
+        raise Refused(400, "the form is cut off")
+    if not parser.parts:
+        raise Refused(422, f"the form has no field '{name}'")
+    for headers, _ in parser.parts:
+        options = parse_options_header(headers.get(b"content-disposition"))[1]
+        found = options.get(b"name", b"").decode("utf-8", "replace")
+        if found != name:
+            raise Refused(422, f"the form has a field {found[:40]!r}; only '{name}' is allowed")
+        kind = headers.get(b"content-type", b"").lower()
+        if b"filename" not in options and not kind.startswith(FILE_TYPES):
+            raise Refused(422, f"'{name}' must be a file, not text; addresses are not fetched")
+    return [b"".join(chunks) for _, chunks in parser.parts]
 
 
-class _Collector:
-    def __init__(self, max_parts: int) -> None:
-        self.parts: list[Part] = []
+class _Parser(MultipartParser):
+    """Collects the parts of a form."""
+
+    def __init__(self, boundary: bytes, name: str, most: int) -> None:
+        super().__init__(boundary)
+        # Of each part: the headers by lower-case name, the chunks of its content.
+        self.parts: list[tuple[dict[bytes, bytes], list[bytes]]] = []
         self.ended = False
-        self._max_parts = max_parts
-        self._chunks: list[bytes] = []
+        self._name, self._most = name, most
         self._header, self._value = b"", b""
 
-    def callbacks(self) -> "MultipartCallbacks":
-        return {
-            "on_part_begin": self._part_begin,
-            "on_header_field": self._header_field,
-            "on_header_value": self._header_value,
-            "on_header_end": self._header_end,
-            "on_part_data": self._part_data,
-            "on_part_end": self._part_end,
-            "on_end": self._end,
-        }
-
-    def _part_begin(self) -> None:
-        if len(self.parts) == self._max_parts:
-            raise TooManyPartsError(f"the form has more than {self._max_parts} fields")
-        self.parts.append(Part())
-        self._chunks = []
-
-    def _header_field(self, data: bytes, start: int, end: int) -> None:
-        self._header += data[start:end]
-
-    def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def _header_end(self) -> None:
-        part, name = self.parts[-1], self._header.decode("latin-1").lower()
-        if name == "content-disposition":
-            options = parse_options_header(self._value)[1]
-            part.name = options.get(b"name", b"").decode("utf-8", "replace")
-            part.is_file |= b"filename" in options
-        elif name == "content-type":
-            kind = self._value.lower()
-            part.is_file |= kind.startswith((b"image/", b"application/octet-stream"))
-        self._header, self._value = b"", b""
-
-    def _part_data(self, data: bytes, start: int, end: int) -> None:
-        self._chunks.append(data[start:end])
-
-    def _part_end(self) -> None:
-        self.parts[-1].content = b"".join(self._chunks)
-
-    def _end(self) -> None:
-        self.ended = True
+    def callback(
+        self,
+        name: str,
+        data: bytes | None = None,
+        start: int | None = None,
+        end: int | None = None,
+    ) -> None:
+        """What the parser found: `name` tells the kind, `data[start:end]` is the content."""
+        piece = b"" if data is None else data[start:end]
+        match name:
+            case "part_begin":
+                if len(self.parts) == self._most:
+                    files = f"{self._most} file{'s' * (self._most > 1)}"
+                    raise Refused(422, f"send at most {files} in '{self._name}'")
+                self.parts.append(({}, []))
+            case "header_field":
+                self._header += piece
+            case "header_value":
+                self._value += piece
+            case "header_end":
+                self.parts[-1][0][self._header.lower()] = self._value
+                self._header, self._value = b"", b""
+            case "part_data":
+                self.parts[-1][1].append(piece)
+            case "end":
+                self.ended = True

@@ -1,5 +1,6 @@
 """Metrics for Prometheus, a log of requests and a log of predictions, for one worker."""
 
+import functools
 import logging
 import os
 import sys
@@ -29,7 +30,7 @@ class Monitoring:
     def __init__(self, class_ids: list[int]) -> None:
         # uvicorn would format a line for each request that nothing prints.
         logging.getLogger("uvicorn.access").propagate = False
-        self._seconds = bentoml.metrics.Histogram(
+        seconds = bentoml.metrics.Histogram(
             name="signs_request_duration_seconds",
             documentation="Time from a request's headers to its response",
             labelnames=["path", "status"],
@@ -46,30 +47,23 @@ class Monitoring:
             name="signs_photos_refused_total",
             documentation="Photos that could not be used, alone or in a batch",
         )
-        self._durations: dict[tuple[str, int], Any] = {}
-        self._window, self._logged = 0, 0
-        self._enabled = LOGGED_PER_SECOND > 0
+        self._duration = functools.cache(
+            lambda path, status: seconds.labels(path=path, status=str(status))
+        )
+        self._second, self._logged = 0, 0
+        self._enabled = True
 
     def request(
         self, request_id: str, method: str, path: str, status: int, seconds: float, **details: Any
     ) -> None:
         """Count and log a request that has ended; `path` must be one of the service's own."""
-        duration = self._durations.get((path, status))
-        if duration is None:
-            duration = self._seconds.labels(path=path, status=str(status))
-            self._durations[path, status] = duration
-        duration.observe(seconds)
-        entry = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "request_id": request_id,
-            "method": method,
-            "path": path,
-            "status": status,
-            "ms": round(seconds * 1000, 2),
-        }
+        self._duration(path, status).observe(seconds)
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        entry = {"time": now, "request_id": request_id, "method": method, "path": path}
+        entry |= {"status": status, "ms": round(seconds * 1000, 2)} | details
         # One write, so that lines of several workers do not mix. The logging module takes three
         # times as long, because it looks up where it was called from.
-        sys.stdout.buffer.write(to_json(entry | details) + b"\n")
+        sys.stdout.buffer.write(to_json(entry) + b"\n")
         sys.stdout.buffer.flush()
 
     def photo(self, request_id: str, prediction: Prediction, photo: bytes) -> None:
@@ -78,30 +72,21 @@ class Monitoring:
             self._refused.inc()
             return
         (self._counts[prediction["prediction"]] if prediction["known"] else self._unknown).inc()
-        if self._enabled and self._may_log():
+        second = int(time.monotonic())
+        self._logged = self._logged + 1 if second == self._second else 1
+        self._second = second
+        if self._enabled and self._logged <= LOGGED_PER_SECOND:
             try:
                 self._log(request_id, prediction, photo)
             except OSError as error:
                 self._enabled = False
                 _log.warning("Predictions are not logged: %s", error)
 
-    def _may_log(self) -> bool:
-        second = int(time.monotonic())
-        if second != self._window:
-            self._window, self._logged = second, 0
-        self._logged += 1
-        return self._logged <= LOGGED_PER_SECOND
-
     def _log(self, request_id: str, prediction: Prediction, photo: bytes) -> None:
         with bentoml.monitor("predictions") as log:
             log.log(request_id, name="request", role="feature", data_type="categorical")
-            for name, kind in (
-                ("prediction", "categorical"),
-                ("name", "categorical"),
-                ("confidence", "numerical"),
-                ("known", "categorical"),
-                ("model", "categorical"),
-            ):
+            for name in ("prediction", "name", "confidence", "known", "model"):
+                kind = "numerical" if name == "confidence" else "categorical"
                 log.log(prediction[name], name=name, role="prediction", data_type=kind)
         if PHOTOS:
             folder = Path(PHOTOS)

@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,9 +13,10 @@ from pydantic_core import to_json
 
 from signs.data import images
 from signs.inference import heatmap, saliency
-from signs.inference.classifier import Classifier
+from signs.inference.classifier import Classifier, Metadata
 from signs.inference.predictions import Prediction, predict_photos
 from signs.serving.monitoring import Monitoring
+from signs.serving.refused import overloaded
 
 MAX_BATCH = 64
 # Units of work that may wait for one worker. A photo of a traffic sign is about one unit, which
@@ -28,21 +29,9 @@ INLINE_BYTES = 4 * BYTES_PER_UNIT
 # Photos that arrive together share one batch, which takes a third less time for each photo.
 MAX_TOGETHER = 16
 
-T = TypeVar("T")
-
-
-class OverloadError(Exception):
-    """The worker has more to do than it may accept."""
-
-    def __init__(self) -> None:
-        super().__init__("the service is overloaded; try again shortly")
-
 
 class Worker:
-    """Predicts photos; all requests of one process share it.
-
-    Args:
-        folder: the folder of the classifier.
+    """Predicts photos with the classifier in `folder`; all requests of one process share it.
 
     Raises:
         ClassifierError: the folder holds no usable classifier.
@@ -53,13 +42,12 @@ class Worker:
         self.classifier = Classifier(folder, threads=1)
         metadata = self.classifier.metadata
         self.monitoring = Monitoring(metadata.class_ids)
-        self.description = to_json(_describe(self.classifier))
+        self.description = to_json(_describe(metadata))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="photos")
         self._arrived: list[tuple[bytes, asyncio.Future[Prediction]]] = []
         self._waiting = 0
         # ONNX Runtime plans its memory at the first run of each batch size.
-        size = metadata.images.size
-        noise = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
+        noise = np.random.default_rng(0).integers(0, 256, self.classifier.input_shape, np.uint8)
         photo = cv2.imencode(".png", noise)[1].tobytes()
         for count in (1, MAX_BATCH, 1):
             predict_photos(self.classifier, [photo] * count)
@@ -73,13 +61,15 @@ class Worker:
         """One prediction, or `{"error": why}`, for each photo, in order.
 
         Raises:
-            OverloadError: too much work is waiting.
+            Refused: too much work is waiting.
         """
         with self._counted(photos):
             if len(photos) == 1 and len(photos[0]) <= INLINE_BYTES:
                 predictions = [await self._predict_together(photos[0])]
             else:
-                predictions = await self._in_thread(predict_photos, self.classifier, photos)
+                predictions = await asyncio.get_running_loop().run_in_executor(
+                    self._thread, predict_photos, self.classifier, photos
+                )
         for prediction, photo in zip(predictions, photos, strict=True):
             self.monitoring.photo(request_id, prediction, photo)
         return predictions
@@ -88,11 +78,12 @@ class Worker:
         """The occlusion map of the photo's most probable class, as a PNG file.
 
         Raises:
-            OverloadError: too much work is waiting.
+            Refused: too much work is waiting.
             ImageError: the photo cannot be used.
         """
         with self._counted([photo] * 8):
-            return await self._in_thread(self._explain, photo)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._thread, self._explain, photo)
 
     def _explain(self, photo: bytes) -> bytes:
         prepared = self.classifier.prepare([images.decode(photo)])
@@ -102,26 +93,22 @@ class Worker:
         return cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
 
     def refuse_overload(self) -> None:
-        """Raise `OverloadError` before a body is read whose photo would wait too long."""
+        """Refuse a request before a body is read whose photo would wait too long."""
         if self._waiting >= MAX_WAITING:
-            raise OverloadError
+            raise overloaded()
 
     @contextlib.contextmanager
     def _counted(self, photos: list[bytes]) -> Iterator[None]:
         """Count this work as waiting while the block runs, or refuse it."""
         # At most half of the limit: two large photos together must not shut out all others.
-        size = sum(map(len, photos))
-        units = min(MAX_WAITING // 2, len(photos) + size // BYTES_PER_UNIT)
+        units = min(MAX_WAITING // 2, len(photos) + sum(map(len, photos)) // BYTES_PER_UNIT)
         if self._waiting + units > MAX_WAITING:
-            raise OverloadError
+            raise overloaded()
         self._waiting += units
         try:
             yield
         finally:
             self._waiting -= units
-
-    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
     async def _predict_together(self, photo: bytes) -> Prediction:
         """Predict a photo in one batch with the others that the event loop has read by now."""
@@ -147,17 +134,14 @@ class Worker:
                 future.set_result(prediction)
 
 
-def _describe(classifier: Classifier) -> dict[str, Any]:
+def _describe(metadata: Metadata) -> dict[str, Any]:
     """The content of GET /model."""
-    metadata = classifier.metadata
     provenance = metadata.provenance
+    classes = zip(metadata.class_ids, metadata.names, strict=True)
     return {
         "version": metadata.version,
         **{key: provenance.get(key) for key in ("commit", "dataset", "data")},
-        "classes": [
-            {"prediction": class_id, "name": name}
-            for class_id, name in zip(metadata.class_ids, metadata.names, strict=True)
-        ],
+        "classes": [{"prediction": class_id, "name": name} for class_id, name in classes],
         "metrics": {"validation": provenance.get("validation")},
         "images": metadata.images.model_dump(),
         "threshold": metadata.threshold,

@@ -1,11 +1,11 @@
 """A git clone with a classifier of a few bytes, its images, and podman to run them."""
 
+import functools
 import json
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,21 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from deployment.proxy import SLOTS
 from signs.inference import predictions
 from signs.inference.classifier import Classifier
 from signs.paths import CLASSIFIER
-from tests.conftest import Server
+from tests.conftest import Server, copy_service, photo
+from tests.harness import free_ports
 
 ROOT = Path(__file__).parents[2]
-SLOTS = ("blue", "green")
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
+run = functools.partial(subprocess.run, capture_output=True, text=True, check=False)
 
 
 def at(address: str) -> Server:
@@ -37,42 +31,28 @@ def at(address: str) -> Server:
 
 
 def podman(*arguments: str, check: bool = True) -> str:
-    done = subprocess.run(["podman", *arguments], capture_output=True, text=True, timeout=120)
+    done = run(["podman", *arguments], timeout=120)
     assert done.returncode == 0 or not check, done.stderr
     return done.stdout.strip()
 
 
 @dataclass
 class Clone:
-    """A clone of the repository, and what it deploys on this machine.
-
-    Attributes:
-        folder: the clone.
-        port: the stable port of its deployments.
-        name: prefix of its containers' names.
-        environment: variables for commands in the clone.
-        versions: of the images that were built, oldest first.
-    """
+    """A clone of the repository, and what it deploys on this machine."""
 
     folder: Path
-    port: int
-    name: str
-    environment: dict[str, str]
-    versions: list[str] = field(default_factory=list)
+    port: int  # the stable one of its deployments
+    name: str  # prefix of its containers' names
+    environment: dict[str, str]  # for commands in the clone
+    versions: list[str] = field(default_factory=list)  # of the built images, oldest first
 
     @property
     def state(self) -> Path:
         return Path(self.environment["SIGNS_STATE"])
 
     def _make(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            ["make", *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=550,  # the first image of a machine takes minutes
-        )
+        # The first image of a machine takes minutes.
+        return run(["make", *arguments], cwd=self.folder, env=self.environment, timeout=550)
 
     def succeed(self, *arguments: str) -> str:
         done = self._make(*arguments)
@@ -113,10 +93,8 @@ class Clone:
 
 
 @pytest.fixture(scope="session")
-def clone(
-    service_copy: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Clone]:
-    folder = service_copy(tmp_path_factory.mktemp("clone") / "clone")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
+    folder = copy_service(tmp_path_factory.mktemp("clone") / "clone")
     shutil.copy(ROOT / "Makefile", folder)
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "deployment", folder / "deployment", ignore=ignored)
@@ -129,9 +107,9 @@ def clone(
     port, blue, green = free_ports(3)
     name = f"signs-test-{port}"
     text = (ROOT / "deployment/values.toml").read_text()
-    for key, value in {"port": port, "blue_port": blue, "green_port": green, "workers": 1}.items():
-        text = re.sub(rf"(?m)^{key} = \d+", f"{key} = {value}", text)
-    text = re.sub(r'(?m)^name = "\S+"', f'name = "{name}"', text)
+    values = {"port": port, "blue_port": blue, "green_port": green, "workers": 1}
+    for key, value in (values | {"name": f'"{name}"'}).items():
+        text = re.sub(rf'(?m)^{key} = [\w"-]+', f"{key} = {value}", text)
     (folder / "deployment/values.toml").write_text(text)
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHON")}
     environment |= {
@@ -166,16 +144,14 @@ def build_image(clone: Clone) -> Callable[[], str]:
 
 @pytest.fixture(scope="session")
 def smoke_photos(
-    service_copy: Callable[[Path], Path],
-    make_photo: Callable[..., bytes],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """As `make bento` writes them where there are test photos."""
-    classifier = Classifier(service_copy(tmp_path_factory.mktemp("c") / "c") / CLASSIFIER)
+    classifier = Classifier(copy_service(tmp_path_factory.mktemp("c") / "c") / CLASSIFIER)
     folder = tmp_path_factory.mktemp("smoke")
     photos = []
     for number, color in enumerate(("Red", "Green", "Blue")):
-        content = make_photo(color)
+        content = photo(color)
         (folder / f"{number}.png").write_bytes(content)
         (prediction,) = predictions.predict_photos(classifier, [content])
         photos.append(prediction | {"photo": f"{number}.png"})

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from deployment import smoke
-from tests.conftest import Server
-from tests.deployment.conftest import ROOT, Clone, at, free_ports, podman
+from tests.conftest import Server, photo
+from tests.deployment.conftest import ROOT, Clone, at, podman
+from tests.harness import free_ports
 
 # The first test installs the packages if they are in no layer yet, which takes two minutes.
 pytestmark = [pytest.mark.container, pytest.mark.timeout(600)]
@@ -97,15 +98,13 @@ def test_says_in_one_sentence_what_is_missing(clone: Clone) -> None:
         kept.rename(folder)
 
 
-def test_predicts_with_a_read_only_root(
-    container: tuple[str, Server], make_photo: Callable[..., bytes]
-) -> None:
+def test_predicts_with_a_read_only_root(container: tuple[str, Server]) -> None:
     name, service = container
-    prediction = service.send(make_photo("Blue")).body
+    prediction = service.send(photo("Blue")).body
     assert [prediction[key] for key in ("prediction", "name", "known")] == [20, "Blue", True]
     for path in ("/demo", "/docs.json", "/metrics"):
         assert service.ask(path).status == 200
-    service.send(make_photo("Red"))
+    service.send(photo("Red"))
     log = podman("logs", name)
     assert "Traceback" not in log
     # There is no volume for the log of predictions, which is said once.
@@ -142,13 +141,11 @@ def test_image_describes_itself(image: tuple[str, str], clone: Clone) -> None:
     assert command.strip() == f"podman run --rm {options} {name}"
 
 
-def test_logs_predictions_to_a_volume_and_ends_on_sigterm(
-    image: tuple[str, str], make_photo: Callable[..., bytes]
-) -> None:
+def test_logs_predictions_to_a_volume_and_ends_on_sigterm(image: tuple[str, str]) -> None:
     volume = f"signs-test-{os.getpid()}"
     try:
         with started(image[0], "--volume", f"{volume}:/monitoring") as (name, service):
-            service.send(make_photo("Red"))
+            service.send(photo("Red"))
             log = podman("exec", name, "sh", "-c", "cat /monitoring/predictions/data/*.log")
             assert '"Red"' in log
             begun = time.monotonic()

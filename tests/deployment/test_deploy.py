@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from signs.paths import CLASSIFIER
+from tests.conftest import photo
 from tests.deployment.conftest import Clone, at, podman
+from tests.serving import wrk
 
 # The first test installs the packages if they are in no layer yet, which takes two minutes.
 pytestmark = [pytest.mark.container, pytest.mark.timeout(600)]
@@ -85,19 +87,11 @@ def deployed(site: Site) -> Site:
 
 
 @pytest.fixture
-def load(deployed: Site, make_photo: Callable[..., bytes], tmp_path: Path) -> Iterator[None]:
+def load(deployed: Site, tmp_path: Path) -> Iterator[None]:
     """wrk asks on connections that it keeps open, and no request of the whole test fails."""
     if shutil.which("wrk") is None:
         pytest.skip("needs wrk (apt install wrk)")
-    (tmp_path / "photo").write_bytes(make_photo("Blue"))
-    script = tmp_path / "post.lua"
-    script.write_text(
-        'wrk.method = "POST"\nwrk.headers["Content-Type"] = "image/png"\n'
-        f'wrk.body = io.open("{tmp_path / "photo"}", "rb"):read("*a")\n'
-    )
-    command = ["wrk", "--threads=1", "--connections=8", "--timeout=30s", "--duration=500s"]
-    command += [f"--script={script}", f"{deployed.service.address}/predict"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = wrk.start(deployed.service.address, photo("Blue"), tmp_path, 8, 500)
     time.sleep(1)
     try:
         yield
@@ -127,10 +121,8 @@ def test_smoke_runs_the_image_and_leaves_nothing(site: Site) -> None:
     assert site.running() == before
 
 
-def test_first_deployment_answers_on_the_stable_port(
-    deployed: Site, make_photo: Callable[..., bytes]
-) -> None:
-    assert deployed.service.send(make_photo("Blue")).body["name"] == "Blue"
+def test_first_deployment_answers_on_the_stable_port(deployed: Site) -> None:
+    assert deployed.service.send(photo("Blue")).body["name"] == "Blue"
     assert deployed.version_in_service() in deployed.status()
     assert "all 3 photos as expected" in deployed.succeed("smoke", "ARGS=--deployed")
 
@@ -205,11 +197,9 @@ def test_deploys_only_what_was_built_from_the_tag(deployed: Site) -> None:
     deployed.succeed("deploy", "VERSION=classifier@v0.1.0")
 
 
-def test_next_deployment_repairs_a_service_that_is_gone(
-    deployed: Site, make_photo: Callable[..., bytes]
-) -> None:
+def test_next_deployment_repairs_a_service_that_is_gone(deployed: Site) -> None:
     (name,) = deployed.running()
     podman("stop", name)
-    assert deployed.service.send(make_photo("Blue")).status == 503
+    assert deployed.service.send(photo("Blue")).status == 503
     deployed.succeed("deploy")
-    assert deployed.service.send(make_photo("Blue")).body["name"] == "Blue"
+    assert deployed.service.send(photo("Blue")).body["name"] == "Blue"

@@ -60,8 +60,7 @@ def test_ports_and_probes_lead_to_the_service() -> None:
     assert f"\nEXPOSE {port['containerPort']}\n" in DOCKERFILE
     assert SPECS["Service"]["ports"] == [{"port": VALUES.port, "targetPort": port["name"]}]
     assert SPECS["NetworkPolicy"]["ingress"] == [{"ports": [{"port": port["name"]}]}]
-    kinds = {"startup": "/readyz", "readiness": "/readyz", "liveness": "/livez"}
-    for kind, path in kinds.items():
+    for kind, path in (("startup", "/readyz"), ("readiness", "/readyz"), ("liveness", "/livez")):
         assert CONTAINER[f"{kind}Probe"]["httpGet"] == {"path": path, "port": port["name"]}
         assert path in app.BENTOML_PATHS
     startup = CONTAINER["startupProbe"]
@@ -83,8 +82,8 @@ def test_resources_suffice_for_what_was_measured() -> None:
 
 
 def test_an_update_loses_no_request() -> None:
-    update = SPECS["Deployment"]["strategy"]["rollingUpdate"]
-    assert update == {"maxUnavailable": 0, "maxSurge": 1}
+    strategy = SPECS["Deployment"]["strategy"]
+    assert strategy["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
     program, seconds = CONTAINER["lifecycle"]["preStop"]["exec"]["command"]
     assert program == "sleep"
     grace = POD["terminationGracePeriodSeconds"] - int(seconds)

@@ -8,18 +8,18 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from deployment import proxy
 from deployment.container import read_values
 from signs.errors import UserError
-from tests.conftest import Server
-from tests.deployment.conftest import at, free_ports
+from tests.conftest import Server, photo
+from tests.deployment.conftest import at
+from tests.harness import free_ports
 
 REQUESTS = 3
 SECONDS = 2
@@ -27,7 +27,7 @@ POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
 
 
 @pytest.fixture(scope="module")
-def haproxy(running: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[proxy.Proxy]:
+def haproxy(running: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[proxy.Proxy]:
     """The service is blue; there is no green one. Limits are lower where a test would take long."""
     if shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin") is None:
         pytest.skip("needs HAProxy (apt install haproxy)")
@@ -63,10 +63,8 @@ def service(haproxy: proxy.Proxy) -> Server:
     return at(haproxy.values.url)
 
 
-def test_passes_answers_and_errors_of_the_service(
-    service: Server, make_photo: Callable[..., bytes]
-) -> None:
-    reply = service.send(make_photo())
+def test_passes_answers_and_errors_of_the_service(service: Server) -> None:
+    reply = service.send(photo())
     assert (reply.status, reply.body["name"]) == (200, "Green")
     reply = service.send(b"no image")
     assert (reply.status, "known format" in reply.error) == (400, True)

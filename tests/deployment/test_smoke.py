@@ -10,6 +10,7 @@ import pytest
 
 from deployment import smoke
 from signs.errors import UserError
+from tests.conftest import Server
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +20,7 @@ def _proxy_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_right_predictions_pass(
-    running: Any,
+    running: Server,
     smoke_photos: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -41,7 +42,7 @@ def test_right_predictions_pass(
     ],
 )
 def test_what_differs_is_named(
-    running: Any, smoke_photos: Path, tmp_path: Path, change: dict[str, Any], message: str
+    running: Server, smoke_photos: Path, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     folder = shutil.copytree(smoke_photos, tmp_path / "photos")
     recorded = json.loads((folder / "predictions.json").read_text())
@@ -54,7 +55,7 @@ def test_what_differs_is_named(
         smoke.check(running.address, folder)
 
 
-def test_says_what_is_missing(running: Any, smoke_photos: Path, tmp_path: Path) -> None:
+def test_says_what_is_missing(running: Server, smoke_photos: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="`make bento` puts test photos there"):
         smoke.check(running.address, tmp_path)
     with pytest.raises(UserError, match="does not answer: HTTP Error 404"):

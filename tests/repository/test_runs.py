@@ -10,6 +10,7 @@ import pytest
 from benchmarks import runs
 from signs.commands import git
 from signs.errors import UserError
+from tests.harness import IDENTITY
 
 PIPELINE = """stages:
   synthesize: {deps: []}
@@ -47,10 +48,8 @@ def find(run: bool = True, stage: str = "train") -> str | None:
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """An experiment in a new repository, which is the present folder."""
     monkeypatch.chdir(tmp_path)
-    for role in ("AUTHOR", "COMMITTER"):
-        monkeypatch.setenv(f"GIT_{role}_NAME", "a")
-        monkeypatch.setenv(f"GIT_{role}_EMAIL", "a@b")
-    monkeypatch.setenv("GIT_COMMITTER_DATE", "")
+    for name, value in (IDENTITY | {"GIT_COMMITTER_DATE": ""}).items():
+        monkeypatch.setenv(name, value)
     git("init", "--quiet", "-b", "main")
     Path("dvc.yaml").write_text(PIPELINE)
     Path("params.yaml").write_text("train: {seed: 1, rate: 0.1}\n")
@@ -62,11 +61,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the experiments that were run."""
     names: list[str] = []
-
-    def run(name: str, settings: dict[str, Any], stage: str) -> None:
-        names.append(name)
-
-    monkeypatch.setattr(runs, "_run", run)
+    monkeypatch.setattr(runs, "_run", lambda name, settings, stage: names.append(name))
     return names
 
 

@@ -5,33 +5,20 @@ import http.client
 import io
 import json
 import socket
-import struct
 import time
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-Photo = Callable[..., bytes]
+from tests.conftest import Server, photo
 
 FORM = "multipart/form-data; boundary=frontier"
 GIF = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;"
-TIFF = b"II*\0\x08\0\0\0" + bytes(200)
-SVG = (
-    b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><image href="http://x/"/></svg>'
-)
-
-
-def encode(image: Any, suffix: str = ".png") -> bytes:
-    return bytes(cv2.imencode(suffix, image)[1])
-
-
-PHOTO = encode(np.full((40, 40, 3), (0, 255, 0), np.uint8))
+PHOTO = photo("Green")
 
 
 def form(*parts: tuple[str, bytes | str, str | None]) -> bytes:
@@ -56,20 +43,20 @@ def head(length: int) -> bytes:
     ).encode()
 
 
-def connect(running: Any) -> socket.socket:
+def connect(running: Server) -> socket.socket:
     return socket.create_connection(("127.0.0.1", running.port), timeout=20)
 
 
 @pytest.fixture(autouse=True)
-def still_predicts(running: Any, make_photo: Photo) -> Iterator[None]:
+def still_predicts(running: Server) -> Iterator[None]:
     """Whatever a test sends, the next good request succeeds."""
     yield
-    reply = running.send(make_photo("Red"))
+    reply = running.send(photo("Red"))
     assert (reply.status, reply.body["name"]) == (200, "Red")
 
 
-def test_photos_of_one_batch_get_their_own_predictions(running: Any, make_photo: Photo) -> None:
-    bodies = {color: make_photo(color) for color in ("Red", "Green")} | {"damaged": b"\x89PNG"}
+def test_photos_of_one_batch_get_their_own_predictions(running: Server) -> None:
+    bodies = {color: photo(color) for color in ("Red", "Green")} | {"damaged": b"\x89PNG"}
     alone = {name: running.send(body) for name, body in bodies.items()}
     names = list(bodies) * 40
     with ThreadPoolExecutor(24) as clients:
@@ -78,7 +65,7 @@ def test_photos_of_one_batch_get_their_own_predictions(running: Any, make_photo:
     assert [alone[name].status for name in bodies] == [200, 200, 400]
 
 
-def test_predicts_a_form_and_a_raw_body_alike(running: Any) -> None:
+def test_predicts_a_form_and_a_raw_body_alike(running: Server) -> None:
     reply = running.send(PHOTO)
     assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
     assert list(reply.body) == ["prediction", "name", "confidence", "known", "top", "model"]
@@ -95,60 +82,32 @@ def test_predicts_a_form_and_a_raw_body_alike(running: Any) -> None:
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".ppm"])
 @pytest.mark.parametrize("kind", ["image/png", "image/x-anything", "application/octet-stream"])
 def test_reads_these_formats_whatever_they_are_called(
-    running: Any, make_photo: Photo, suffix: str, kind: str
+    running: Server, suffix: str, kind: str
 ) -> None:
-    assert running.send(make_photo("Blue", suffix), kind=kind).body["name"] == "Blue"
+    assert running.send(photo("Blue", suffix), kind=kind).body["name"] == "Blue"
 
 
-def cmyk_red() -> bytes:
-    file = io.BytesIO()
-    Image.new("CMYK", (40, 40), (0, 255, 255, 0)).save(file, "JPEG")
-    return file.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("photo", "known"),
-    [
-        (encode(np.full((30, 30, 3), 90, np.uint8)), False),
-        (encode(np.full((20, 20), 100, np.uint8)), False),
-        (encode(np.full((20, 20, 3), 30_000, np.uint16)), False),
-        (cmyk_red(), True),
-    ],
-    ids=["grey colour", "one channel", "16 bit", "CMYK"],
-)
-def test_says_whether_the_sign_is_known(running: Any, photo: bytes, known: bool) -> None:
-    body = running.send(photo).body
+@pytest.mark.parametrize(("color", "known"), [("Grey", False), ("Red", True)])
+def test_says_whether_the_sign_is_known(running: Server, color: str, known: bool) -> None:
+    body = running.send(photo(color)).body
     assert body["known"] is known
-    assert not known or body["name"] == "Red"
+    assert not known or body["name"] == color
 
 
-def test_rotates_as_exif_says(running: Any) -> None:
-    # Half red, half white. The mean is the same whichever way it is turned, so only the picture of
-    # /explain shows it.
+def test_explains_with_a_picture(running: Server) -> None:
     halves = np.full((40, 40, 3), 255, np.uint8)
     halves[:, :20] = (0, 0, 255)
-    plain = encode(halves, ".jpg")
-    entry = struct.pack("<HHI", 0x0112, 3, 1) + struct.pack("<HH", 6, 0)
-    exif = b"Exif\0\0II*\0" + struct.pack("<I", 8) + struct.pack("<H", 1) + entry + bytes(4)
-    turned = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:]
-    contrasts = []
-    for photo in (plain, turned):
-        reply = running.send(photo, "/explain")
-        assert (reply.status, reply.headers["content-type"]) == (200, "image/png")
-        picture = cv2.imdecode(np.frombuffer(reply.body, np.uint8), cv2.IMREAD_COLOR)
-        assert picture.shape == (16, 16, 3)
-        luma = picture.astype(float).sum(axis=2)
-        contrasts.append((np.ptp(luma.mean(axis=0)), np.ptp(luma.mean(axis=1))))
-    (plain_across, plain_down), (turned_across, turned_down) = contrasts
-    assert plain_across > plain_down
-    assert turned_down > turned_across
+    reply = running.send(cv2.imencode(".png", halves)[1].tobytes(), "/explain")
+    assert (reply.status, reply.headers["content-type"]) == (200, "image/png")
+    picture = cv2.imdecode(np.frombuffer(reply.body, np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape == (16, 16, 3)
+    luma = picture.astype(float).sum(axis=2)
+    assert np.ptp(luma.mean(axis=0)) > np.ptp(luma.mean(axis=1))  # it shows the halves
 
 
-def test_batch_keeps_the_order_and_goes_on_after_a_bad_photo(
-    running: Any, make_photo: Photo
-) -> None:
+def test_batch_keeps_the_order_and_goes_on_after_a_bad_photo(running: Server) -> None:
     colors = ["Red", "Blue", "Green"] * 21
-    parts = [("images", make_photo(color), f"{i}.png") for i, color in enumerate(colors)]
+    parts = [("images", photo(color), f"{i}.png") for i, color in enumerate(colors)]
     parts.insert(5, ("images", b"no image", "x.txt"))
     reply = running.send(form(*parts), "/predict_batch", FORM)
     assert (reply.status, len(reply.body)) == (200, 64)
@@ -156,7 +115,7 @@ def test_batch_keeps_the_order_and_goes_on_after_a_bad_photo(
     assert [prediction["name"] for prediction in reply.body] == colors
 
 
-def test_documents(running: Any) -> None:
+def test_documents(running: Server) -> None:
     model = running.ask("/model").body
     assert model["classes"][1] == {"prediction": 14, "name": "Green"}
     assert (model["commit"], model["dataset"]) == ("c0ffee", "colors")
@@ -170,14 +129,14 @@ def test_documents(running: Any) -> None:
         assert running.ask(path).status == 200
 
 
-def test_metrics_count_classes_unknown_and_requests(running: Any, make_photo: Photo) -> None:
+def test_metrics_count_classes_unknown_and_requests(running: Server) -> None:
     def counts() -> dict[str, float]:
         lines = running.ask("/metrics").body.decode().splitlines()
         split = (line.rpartition(" ") for line in lines if line.startswith("signs_"))
         return {name: float(value) for name, _, value in split}
 
     before = counts()
-    for body in (make_photo("Blue"), make_photo("Grey"), b"no image"):
+    for body in (photo("Blue"), photo("Grey"), b"no image"):
         running.send(body)
     running.ask("/nothing/4711")
     running.send(PHOTO, "/static_content/4711")
@@ -193,7 +152,7 @@ def test_metrics_count_classes_unknown_and_requests(running: Any, make_photo: Ph
     assert not any("4711" in name for name in after)
 
 
-def test_request_id_is_the_clients_or_a_new_one(running: Any) -> None:
+def test_request_id_is_the_clients_or_a_new_one(running: Server) -> None:
     headers = {"Content_Type": "image/png"}
     given = running.ask("/predict", PHOTO, X_Request_ID="abc-1.2", **headers)
     assert given.headers["x-request-id"] == "abc-1.2"
@@ -201,46 +160,28 @@ def test_request_id_is_the_clients_or_a_new_one(running: Any) -> None:
     assert len(bad.headers["x-request-id"]) == 16
 
 
-def bomb(side: int) -> bytes:
-    """A PNG of side x side pixels in few bytes."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        checked = kind + data
-        return struct.pack(">I", len(data)) + checked + struct.pack(">I", zlib.crc32(checked))
-
-    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    rows = zlib.compress(bytes((side // 8 + 1) * side), 9)
-    signature = b"\x89PNG\r\n\x1a\n"
-    return signature + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-
-
-NOISE = np.random.default_rng(1).integers(0, 256, (60, 60, 3), np.uint8)
+BOMB = io.BytesIO()  # many pixels in few bytes
+Image.new("1", (20_000, 20_000)).save(BOMB, "PNG")
 
 
 @pytest.mark.parametrize("sent_as", ["body", "form", "explain"])
 @pytest.mark.parametrize(
-    ("photo", "status", "words"),
+    ("content", "status", "words"),
     [
         (b"", 400, "the file is empty"),
-        (b"http://127.0.0.1/x.png", 400, "not an image of a known format"),
-        (b"\0" * 50, 400, "not an image of a known format"),
         (GIF, 400, "not an image of a known format"),
-        (TIFF, 400, "not an image of a known format"),
-        (SVG, 400, "not an image of a known format"),
-        (encode(NOISE)[:5000], 400, "the PNG file is truncated"),
-        (encode(NOISE, ".jpg")[:2000], 400, "the JPEG file is truncated"),
-        (bomb(20_000), 413, "more than 50 million pixels"),  # refused before it is decoded
+        (PHOTO[:-12], 400, "the PNG file is truncated"),
+        (BOMB.getvalue(), 413, "more than 50 million pixels"),  # refused before it is decoded
     ],
 )
 def test_refuses_what_is_no_usable_photo(
-    running: Any, sent_as: str, photo: bytes, status: int, words: str
+    running: Server, sent_as: str, content: bytes, status: int, words: str
 ) -> None:
     if sent_as == "form":
-        reply = running.send(form(("image", photo, "a.png")), kind=FORM)
+        reply = running.send(form(("image", content, "a.png")), kind=FORM)
     else:
-        reply = running.send(photo, "/explain" if sent_as == "explain" else "/predict")
-    assert reply.status == status
-    assert words in reply.error
+        reply = running.send(content, "/explain" if sent_as == "explain" else "/predict")
+    assert (reply.status, words in reply.error) == (status, True)
 
 
 ONE, BATCH = "/predict", "/predict_batch"
@@ -267,35 +208,29 @@ OTHER_TYPES = ("text/plain", "application/json", "", "application/pdf")
     ],
 )
 def test_refuses_other_types_and_wrong_forms(
-    running: Any, path: str, body: bytes, kind: str, status: int, words: str
+    running: Server, path: str, body: bytes, kind: str, status: int, words: str
 ) -> None:
     reply = running.send(body, path, kind)
-    assert reply.status == status
-    assert words in reply.error
+    assert (reply.status, words in reply.error) == (status, True)
 
 
-def test_refuses_too_many_bytes_before_reading_them(running: Any) -> None:
+def test_refuses_too_many_bytes(running: Server) -> None:
     with connect(running) as connection:
         connection.sendall(head(100 * 2**20))
         response = http.client.HTTPResponse(connection)
         response.begin()  # though no byte of the body was sent
         assert response.status == 413
         assert "20 MB" in json.loads(response.read())["error"]
-
-
-def test_refuses_too_many_bytes_that_were_not_declared(running: Any) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=20)
+    undeclared = http.client.HTTPConnection("127.0.0.1", running.port, timeout=20)
     pieces = (bytes(2**20) for _ in range(30))
     headers = {"Content-Type": "image/png"}
-    with contextlib.closing(connection):
-        try:
-            connection.request("POST", "/predict", pieces, headers, encode_chunked=True)
-        except (BrokenPipeError, ConnectionResetError):
-            return  # cut off while sending: refused, too
-        assert connection.getresponse().status == 413
+    # It may be cut off while it is sending: refused, too.
+    with contextlib.closing(undeclared), contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        undeclared.request("POST", "/predict", pieces, headers, encode_chunked=True)
+        assert undeclared.getresponse().status == 413
 
 
-def test_never_fetches_an_address(running: Any) -> None:
+def test_never_fetches_an_address(running: Server) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(1.5)
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/sign.png"
@@ -312,7 +247,7 @@ def test_never_fetches_an_address(running: Any) -> None:
             listener.accept()
 
 
-def test_a_file_name_cannot_add_headers(running: Any) -> None:
+def test_a_file_name_cannot_add_headers(running: Server) -> None:
     name = 'a.png"\r\nX-Evil: 1\r\nSet-Cookie: a=b; x="'
     reply = running.send(form(("image", PHOTO, name)), kind=FORM)
     assert reply.status in (200, 400, 422)
@@ -331,17 +266,16 @@ def test_a_file_name_cannot_add_headers(running: Any) -> None:
     ],
 )
 def test_refuses_other_paths_and_methods(
-    running: Any, path: str, body: bytes | None, method: str, status: int, words: str
+    running: Server, path: str, body: bytes | None, method: str, status: int, words: str
 ) -> None:
     reply = running.ask(path, body, method)
-    assert reply.status == status
-    assert words in reply.error
+    assert (reply.status, words in reply.error) == (status, True)
     assert status == 404 or reply.headers["allow"] == words
     assert running.ask("/model", method="HEAD").status == 200
 
 
 @pytest.mark.slow
-def test_gives_up_a_slow_body(running: Any) -> None:
+def test_gives_up_a_slow_body(running: Server) -> None:
     with connect(running) as connection:
         connection.sendall(head(len(PHOTO)))
         started = time.monotonic()
@@ -355,8 +289,8 @@ def test_gives_up_a_slow_body(running: Any) -> None:
         assert time.monotonic() - started < 16
 
 
-def test_a_client_that_hangs_up_disturbs_nobody(running: Any, make_photo: Photo) -> None:
-    body = make_photo(side=400)
+def test_a_client_that_hangs_up_disturbs_nobody(running: Server) -> None:
+    body = photo(side=400)
     whole = head(len(body)) + body
     for sent in (whole[:20], head(len(body)), whole[: -len(body) // 2], whole):
         for _ in range(20):

@@ -2,16 +2,16 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect, sync_playwright
 
+from tests.conftest import photo
+
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs chromium (apt install chromium)")
-
-Photo = Callable[..., bytes]
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +70,8 @@ def test_describes_the_classifier(page: Page) -> None:
     )
 
 
-def test_reads_a_photo_and_explains(page: Page, make_photo: Photo) -> None:
-    page.set_input_files("#files", file(make_photo("Green")))
+def test_reads_a_photo_and_explains(page: Page) -> None:
+    page.set_input_files("#files", file(photo("Green")))
     card = page.locator("#cards li")
     expect(card.locator("h2")).to_have_text("Green")
     expect(card.locator("tr")).to_have_count(3)
@@ -87,16 +87,16 @@ def test_reads_a_photo_and_explains(page: Page, make_photo: Photo) -> None:
         page.screenshot(path=Path(folder) / "demo.png")
 
 
-def test_reads_several_the_newest_first(page: Page, make_photo: Photo) -> None:
-    page.set_input_files("#files", [file(make_photo(c)) for c in ("Red", "Blue", "Green")])
+def test_reads_several_the_newest_first(page: Page) -> None:
+    page.set_input_files("#files", [file(photo(c)) for c in ("Red", "Blue", "Green")])
     expect(page.locator("#cards h2")).to_have_text(["Red", "Blue", "Green"])
-    page.set_input_files("#files", file(make_photo("Blue")))
+    page.set_input_files("#files", file(photo("Blue")))
     expect(page.locator("#cards h2")).to_have_text(["Blue", "Red", "Blue", "Green"])
     expect(page.locator("#progress")).to_have_text("1 of 1 photo done")
 
 
-def test_says_unknown(page: Page, make_photo: Photo) -> None:
-    page.set_input_files("#files", file(make_photo("Grey")))
+def test_says_unknown(page: Page) -> None:
+    page.set_input_files("#files", file(photo("Grey")))
     expect(page.locator("#cards h2")).to_have_text("Unknown")
     expect(page.locator("#cards li")).to_contain_text("The classifier is not sure enough.")
 
@@ -109,19 +109,19 @@ def test_says_what_is_wrong_with_a_dropped_text_file(page: Page) -> None:
     expect(page.locator("#cards li").first).to_contain_text("This file is empty.")
 
 
-def test_a_file_name_is_text(page: Page, make_photo: Photo) -> None:
+def test_a_file_name_is_text(page: Page) -> None:
     name = "<img src=x onerror=alert(1)>.png"
-    page.set_input_files("#files", file(make_photo("Red"), name))
+    page.set_input_files("#files", file(photo("Red"), name))
     expect(page.locator("#cards h2")).to_have_text("Red")
     expect(page.locator("figcaption")).to_have_text(name)
 
 
-def test_works_by_keyboard(page: Page, make_photo: Photo) -> None:
+def test_works_by_keyboard(page: Page) -> None:
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Tab")
         expect(page.get_by_role("button", name="Choose photos")).to_be_focused()
         page.keyboard.press("Enter")
-    chooser.value.set_files([file(make_photo("Blue"))])  # type: ignore[list-item]
+    chooser.value.set_files([file(photo("Blue"))])  # type: ignore[list-item]
     expect(page.locator("#cards h2")).to_have_text("Blue")
     button = page.get_by_role("button", name="Explain")
     for _ in range(5):
@@ -143,14 +143,14 @@ def test_takes_a_photo_with_the_camera(page: Page) -> None:
     expect(page.locator("#video")).to_be_hidden()
 
 
-def test_fits_a_narrow_screen(page: Page, make_photo: Photo) -> None:
+def test_fits_a_narrow_screen(page: Page) -> None:
     page.set_viewport_size({"width": 360, "height": 740})
-    page.set_input_files("#files", file(make_photo("Green"), "a" * 120 + ".png"))
+    page.set_input_files("#files", file(photo("Green"), "a" * 120 + ".png"))
     expect(page.locator("#cards h2")).to_have_text("Green")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-def test_tries_again_when_the_service_is_busy(page: Page, make_photo: Photo) -> None:
+def test_tries_again_when_the_service_is_busy(page: Page) -> None:
     tries = []
 
     def busy_once(route: Route) -> None:
@@ -161,12 +161,12 @@ def test_tries_again_when_the_service_is_busy(page: Page, make_photo: Photo) -> 
             route.continue_()
 
     page.route("**/predict", busy_once)
-    page.set_input_files("#files", file(make_photo("Green")))
+    page.set_input_files("#files", file(photo("Green")))
     expect(page.locator("#cards h2")).to_have_text("Green")
     assert len(tries) == 2
 
 
-def test_says_that_the_service_is_gone(page: Page, make_photo: Photo) -> None:
+def test_says_that_the_service_is_gone(page: Page) -> None:
     page.route("**/predict", lambda route: route.abort())
-    page.set_input_files("#files", file(make_photo("Green")))
+    page.set_input_files("#files", file(photo("Green")))
     expect(page.locator("#cards li")).to_contain_text("cannot be reached")

@@ -7,9 +7,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.conftest import Server, photo
 
 ROOT = Path(__file__).parents[2]
 MANUAL = (ROOT / "docs/service.md").read_text(encoding="utf-8")
@@ -17,12 +18,10 @@ ADDRESS = "http://127.0.0.1:3000"
 
 
 @pytest.fixture
-def run(
-    running: Any, tmp_path: Path, make_photo: Callable[..., bytes]
-) -> Callable[[list[str]], str]:
+def run(running: Server, tmp_path: Path) -> Callable[[list[str]], str]:
     """Runs a command beside two photos, with the address of the running service."""
-    (tmp_path / "sign.png").write_bytes(make_photo("Green"))
-    (tmp_path / "other.png").write_bytes(make_photo("Red"))
+    (tmp_path / "sign.png").write_bytes(photo("Green"))
+    (tmp_path / "other.png").write_bytes(photo("Red"))
 
     def run(command: list[str]) -> str:
         command = [word.replace(ADDRESS, running.address) for word in command]

@@ -14,27 +14,24 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from signs.errors import UserError
+from signs.files import write_text
 from signs.paths import PREDICTIONS
 from signs.serving import drift
+from tests.conftest import copy_service, photo, start
 
 ROOT = Path(__file__).parents[2]
 BROWSER = shutil.which("chromium")
-needs_evidently = [pytest.mark.network, pytest.mark.timeout(600)]  # its first run takes 720 MB
+HEADER = "file,split,prediction,confidence,accepted"
 SAME, OTHER = [3, 14, 20] * 40, [3] * 100 + [14] * 10 + [20] * 10
 
 
 @pytest.fixture(scope="module")
-def folder(
-    service_copy: Callable[[Path], Path],
-    begin_server: Callable[..., Any],
-    make_photo: Callable[..., bytes],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose service got 90 photos, as many of each colour, on one day."""
-    folder = service_copy(tmp_path_factory.mktemp("drift") / "project")
-    server = begin_server(folder, SIGNS_LOGGED_PER_SECOND="1000")
+    folder = copy_service(tmp_path_factory.mktemp("drift") / "project")
+    server = start(folder, SIGNS_LOGGED_PER_SECOND="1000")
     for color in ["Red", "Green", "Blue"] * 30:
-        assert server.send(make_photo(color)).status == 200
+        assert server.send(photo(color)).status == 200
     assert server.stop() == 0
     shutil.copy(ROOT / "Makefile", folder)
     (folder / ".venv").symlink_to(Path(sys.prefix))
@@ -56,9 +53,7 @@ def today(folder: Path) -> str:
 def write_predictions(folder: Path, class_ids: list[int]) -> None:
     rows = [f"{i}.png,validation,{c},1.0,True" for i, c in enumerate(class_ids)]
     rows += [f"t{i}.png,test,3,0.2,False" for i in range(500)]  # must be ignored
-    path = folder / PREDICTIONS
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(["file,split,prediction,confidence,accepted", *rows]) + "\n")
+    write_text(folder / PREDICTIONS, "\n".join([HEADER, *rows]))
 
 
 @pytest.fixture
@@ -82,23 +77,20 @@ def test_compares_the_day_with_the_validation_photos(
 ) -> None:
     compared: list[pd.DataFrame] = []
 
-    def compare(*sides: Any) -> list[drift.Verdict]:
+    def compare(*sides: Any) -> dict[str, tuple[bool, str]]:
         compared[:] = sides[:2]
-        return [drift.Verdict("sign", "chi-square p_value", 0.001, 0.05, True)]
+        return {"sign": (True, "chi-square p_value: 0.001, threshold 0.05")}
 
     monkeypatch.setattr(drift, "_compare", compare)
     assert run("--day", today(folder)) == 0
     assert run("--day", today(folder), "--fail") == 1
     for side, count in zip(compared, (30, 40), strict=True):
-        assert side["sign"].value_counts().to_dict() == dict.fromkeys(
-            ("Red", "Green", "Blue"), count
-        )
+        assert dict(side["sign"].value_counts()) == dict.fromkeys(("Red", "Green", "Blue"), count)
         assert set(side["known"]) == {"known"}
         assert side["confidence"].min() > 0.9
     output = capsys.readouterr()
-    assert "90 predictions of " in output.out
-    assert "compared with 120 validation photos" in output.out
-    assert "sign         DRIFTED" in output.out
+    for words in ("90 predictions of ", "compared with 120 validation", "sign         DRIFTED"):
+        assert words in output.out
     assert "1 damaged lines of the log were left out" in output.err
 
 
@@ -123,10 +115,9 @@ def test_names_a_missing_file(run: Callable[..., int], folder: Path, missing: Pa
     kept.rename(missing)
 
 
-@pytest.mark.parametrize(
-    "class_ids",
-    [pytest.param(SAME, marks=needs_evidently), pytest.param(OTHER, marks=needs_evidently)],
-)
+@pytest.mark.network
+@pytest.mark.timeout(600)  # its first run takes 720 MB
+@pytest.mark.parametrize("class_ids", [SAME, OTHER])
 def test_make_drift(folder: Path, class_ids: list[int]) -> None:
     write_predictions(folder, class_ids)
     # The environment is ready: `-o setup` leaves it as it is.

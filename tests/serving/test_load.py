@@ -1,89 +1,69 @@
 """Overload, long runs, and workers or the whole service that end under load."""
 
 import contextlib
+import functools
 import http.client
 import json
 import os
 import re
-import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-WRK = shutil.which("wrk")
+from tests.conftest import Server, photo
+from tests.harness import wait_until
+from tests.serving import wrk
+
 # Four times as many as two workers let wait.
 CONNECTIONS = 4 * 2 * 128
-needs_wrk = pytest.mark.skipif(WRK is None, reason="needs wrk (apt install wrk)")
 
-Photo = Callable[..., bytes]
-Start = Callable[..., Any]
-
-
-def load(server: Any, photo: bytes, connections: int, seconds: float, folder: Path) -> str:
-    """Post a photo over and over with wrk; what it printed."""
-    (folder / "photo").write_bytes(photo)
-    script = folder / "post.lua"
-    script.write_text(
-        'wrk.method = "POST"\nwrk.headers["Content-Type"] = "image/png"\n'
-        f'wrk.body = io.open("{folder / "photo"}", "rb"):read("*a")\n'
-    )
-    command = [str(WRK), "--threads", "1", "--connections", str(connections), "--timeout", "30s"]
-    command += ["--duration", f"{seconds}s", "--script", str(script), f"{server.address}/predict"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+RED = photo("Red")
+Start = Callable[..., Server]
 
 
-def seconds(server: Any, status: int) -> dict[str, float]:
+def seconds(server: Server, status: int) -> dict[str, float]:
     """Number of responses of /predict with this status, by upper bound of their seconds."""
-    pattern = (
-        r"signs_request_duration_seconds_bucket\{le=\"([^\"]+)\","
-        rf'path="/predict",status="{status}"\}} (\S+)'
-    )
+    pattern = rf'duration_seconds_bucket\{{le="([^"]+)",path="/predict",status="{status}"\}} (\S+)'
     found = re.findall(pattern, server.ask("/metrics").body.decode())
     return {"+Inf": 0.0} | {bound: float(count) for bound, count in found}
 
 
-@contextlib.contextmanager
-def connection(server: Any) -> Iterator[http.client.HTTPConnection]:
-    with contextlib.closing(
-        http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    ) as opened:
-        yield opened
+def connection(server: Server) -> "contextlib.closing[http.client.HTTPConnection]":
+    return contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60))
 
 
 @pytest.mark.slow
-@needs_wrk
+@wrk.needs_wrk
 def test_refuses_what_is_too_much_and_serves_the_rest_soon(
-    own_server: Start, make_photo: Photo, tmp_path: Path
+    own_server: Start, tmp_path: Path
 ) -> None:
-    server, photo = own_server(), make_photo("Red")
-    printed = load(server, photo, CONNECTIONS, 60, tmp_path)
+    server = own_server()
+    printed = wrk.start(server.address, RED, tmp_path, CONNECTIONS, 60).communicate()[0]
     assert "Socket errors" not in printed, printed
     assert seconds(server, 503)["+Inf"] > 100
     accepted = seconds(server, 200)
     assert accepted["+Inf"] > 1000
     assert accepted["2.5"] == accepted["+Inf"], accepted
     for _ in range(100):  # it recovers at once
-        assert server.send(photo).body["name"] == "Red"
+        assert server.send(RED).body["name"] == "Red"
 
 
-def test_says_when_to_try_again(own_server: Start, make_photo: Photo) -> None:
+def test_says_when_to_try_again(own_server: Start) -> None:
     server = own_server(SIGNS_WORKERS="1")
     # Noise, so that it is a large file: each one is half of what may wait.
-    photo = b"\x89PNG\r\n\x1a\n" + os.urandom(9 * 2**20) + b"IEND"
+    noise = b"\x89PNG\r\n\x1a\n" + os.urandom(9 * 2**20) + b"IEND"
     refused = []
     end = time.monotonic() + 60
 
     def explain() -> None:
         while not refused and time.monotonic() < end:
             with contextlib.suppress(OSError):  # refused while it was still sending
-                reply = server.send(photo, "/explain")
+                reply = server.send(noise, "/explain")
                 assert reply.status in (400, 503)
                 if reply.status == 503:
                     refused.append((reply.headers["retry-after"], reply.error))
@@ -92,18 +72,19 @@ def test_says_when_to_try_again(own_server: Start, make_photo: Photo) -> None:
         for done in [clients.submit(explain) for _ in range(8)]:
             done.result()
     assert set(refused) == {("1", "the service is overloaded; try again shortly")}
-    assert server.send(make_photo("Blue")).body["name"] == "Blue"
+    assert server.send(RED).body["name"] == "Red"
 
 
 @pytest.mark.slow
-@needs_wrk
-def test_memory_does_not_grow(own_server: Start, make_photo: Photo, tmp_path: Path) -> None:
-    server, photo = own_server(), make_photo("Red")
+@wrk.needs_wrk
+def test_memory_does_not_grow(own_server: Start, tmp_path: Path) -> None:
+    server = own_server()
 
     def memory_after(requests: int) -> int:
         end = time.monotonic() + 240
         while seconds(server, 200)["+Inf"] < requests and time.monotonic() < end:
-            load(server, photo, 8, 2 if requests < 10_000 else 10, tmp_path)
+            duration = 2 if requests < 10_000 else 10
+            wrk.start(server.address, RED, tmp_path, 8, duration).communicate()
         assert seconds(server, 200)["+Inf"] >= requests
         return sum(worker.memory_info().rss for worker in server.workers())
 
@@ -111,9 +92,7 @@ def test_memory_does_not_grow(own_server: Start, make_photo: Photo, tmp_path: Pa
     assert memory_after(50_000) < 1.1 * before
 
 
-def test_large_bodies_that_never_end_do_not_fill_the_memory(
-    own_server: Start, make_photo: Photo
-) -> None:
+def test_large_bodies_that_never_end_do_not_fill_the_memory(own_server: Start) -> None:
     server = own_server(SIGNS_WORKERS="1")
     (worker,) = server.workers()
     before = peak = worker.memory_info().rss
@@ -135,10 +114,10 @@ def test_large_bodies_that_never_end_do_not_fill_the_memory(
     assert 503 in statuses
     assert statuses <= {408, 503}
     assert peak - before < 400 * 2**20
-    assert server.send(make_photo("Blue")).body["name"] == "Blue"
+    assert server.send(RED).body["name"] == "Red"
 
 
-def ask_until_refused(server: Any, photo: bytes, name: str, complete: set[str]) -> str | None:
+def ask_until_refused(server: Server, body: bytes, complete: set[str], name: str) -> str | None:
     """Ask without a pause until the service stops; adds to `complete`, returns a lost request."""
     for number in range(100_000):
         request_id = f"{name}-{number}"
@@ -149,7 +128,7 @@ def ask_until_refused(server: Any, photo: bytes, name: str, complete: set[str]) 
             except OSError:
                 return None
             try:
-                client.request("POST", "/predict", photo, headers)
+                client.request("POST", "/predict", body, headers)
                 response = client.getresponse()
                 assert response.status in (200, 503)
                 json.loads(response.read())
@@ -159,13 +138,12 @@ def ask_until_refused(server: Any, photo: bytes, name: str, complete: set[str]) 
     return None
 
 
-def test_loses_no_accepted_request_when_told_to_stop(own_server: Start, make_photo: Photo) -> None:
-    server, photo = own_server(), make_photo("Green", side=600)
+def test_loses_no_accepted_request_when_told_to_stop(own_server: Start) -> None:
+    server, large = own_server(), photo("Green", side=600)
     complete: set[str] = set()
     with ThreadPoolExecutor(12) as clients:
-        asked = [
-            clients.submit(ask_until_refused, server, photo, f"c{i}", complete) for i in range(12)
-        ]
+        ask = functools.partial(ask_until_refused, server, large, complete)
+        asked = [clients.submit(ask, f"c{i}") for i in range(12)]
         while len(complete) < 200:
             assert server.process.poll() is None
             time.sleep(0.1)
@@ -177,16 +155,13 @@ def test_loses_no_accepted_request_when_told_to_stop(own_server: Start, make_pho
     assert not complete & lost
 
 
-def test_a_killed_worker_comes_back(own_server: Start, make_photo: Photo) -> None:
-    server, photo = own_server(), make_photo("Green")
+def test_a_killed_worker_comes_back(own_server: Start) -> None:
+    server = own_server()
     killed, _ = server.workers()
     killed.send_signal(signal.SIGKILL)
     psutil.wait_procs([killed], timeout=10)
-    end = time.monotonic() + 60
-    while time.monotonic() < end and len(server.workers()) < 2:
-        assert server.send(photo).body["name"] == "Green"  # the other worker goes on
-        time.sleep(0.2)
-    assert len(server.workers()) == 2
+    predicts = lambda: server.send(RED).body["name"] == "Red"  # noqa: E731
+    assert predicts()  # the other worker goes on
+    assert wait_until(lambda: predicts() and len(server.workers()) == 2)
     assert killed.pid not in {worker.pid for worker in server.workers()}
-    for _ in range(50):
-        assert server.send(photo).body["name"] == "Green"
+    assert all(predicts() for _ in range(50))
