@@ -1,7 +1,7 @@
 """The exported classifier against photos that it has never seen: metrics and tables.
 
 Run by `dvc repro evaluate`, or alone: python -m stages.evaluate
-Starts from the bytes of the photos and goes the way that the service goes.
+It starts from the bytes of the photos, as the service does.
 """
 
 import shutil
@@ -14,9 +14,9 @@ from signs import files, params, paths
 from signs.data import arrays, splits
 from signs.errors import UserError, run_stage
 from signs.evaluation import ensemble, external, metrics, ood, parity, robustness
-from signs.inference.classifier import Classifier
+from signs.inference.classifier import Classifier, Logits
 from signs.inference.saliency import occlusion_map
-from signs.inference.tables import Logits, predict_table, predictions_of
+from signs.inference.tables import predict_table, predictions_of
 
 # What `dvc metrics show` and `dvc exp show` print: a line that fits a screen.
 HEADLINE = [
@@ -43,37 +43,31 @@ def evaluate() -> None:
     samples = data.samples[data.samples["split"].isin([splits.VALIDATION, splits.TEST])]
     _, logits = predict_table(model, photos, samples, settings.batch_size, data.images)
     inputs = data.images[samples.index.to_numpy()]
-    parity_metrics = parity.compare(model, paths.KERAS_MODEL, inputs, settings.max_onnx_difference)
-
-    on = {name: (samples["split"] == name).to_numpy() for name in (splits.VALIDATION, splits.TEST)}
+    more: dict[str, Any] = {}
+    more |= parity.compare(model, paths.KERAS_MODEL, inputs, settings.max_onnx_difference)
+    tested = (samples["split"] == splits.TEST).to_numpy()
     details: dict[str, Any] = {
-        name: metrics.with_coverage(samples[rows], logits[rows], model) for name, rows in on.items()
+        name: metrics.with_coverage(samples[rows], logits[rows], model)
+        for name, rows in (("validation", ~tested), ("test", tested))
     }
-    tested, more = on[splits.TEST], {}
-    if settings.corruption_photos:
-        count = settings.corruption_photos
+    if count := settings.corruption_photos:
         table, example = robustness.measure(model, photos, samples[tested], count)
         _write_table(table, "corruptions.csv")
         details["test"]["corrupted_accuracy"] = round(float(table["accuracy"].mean()), 5)
         more["corruption_example"] = example
     if settings.external_photos:
         result = external.measure(model, logits[tested], settings)
-        _write_ood(result.ood_predictions, model)
+        if len(result.ood_predictions):
+            result.ood_predictions.to_csv(paths.OOD_PREDICTIONS, index=False, float_format="%.6f")
+            names = dict(zip(model.metadata.class_ids, model.metadata.names, strict=True))
+            _write_table(ood.by_class(result.ood_predictions, names).reset_index(), "ood.csv")
         details["test"] |= result.ood_metrics
         details |= {"external": result.metrics} if result.metrics else {}
         more["external_part"] = result.part
     if settings.ensemble or settings.tta_shift:
         details["ensemble"] = ensemble.measure(model, samples, data, settings)
     _write_predictions(model, samples, logits, data, settings.mistakes_shown)
-    _write_metrics(details, model, parity_metrics | more)
-    print(_summary(details["test"]))
-
-
-def _write_ood(predictions: pd.DataFrame, model: Classifier) -> None:
-    if len(predictions):
-        predictions.to_csv(paths.OOD_PREDICTIONS, index=False, float_format="%.6f")
-        names = dict(zip(model.metadata.class_ids, model.metadata.names, strict=True))
-        _write_table(ood.by_class(predictions, names), "ood.csv", index=True)
+    _write_metrics(details, model, more)
 
 
 def _write_predictions(
@@ -95,25 +89,20 @@ def _write_predictions(
 
 
 def _write_metrics(details: dict[str, Any], model: Classifier, more: dict[str, Any]) -> None:
-    thresholds = {"temperature", "threshold", "energy_threshold"}
-    chosen = model.metadata.model_dump(include=thresholds)
+    chosen = model.metadata.model_dump(include={"temperature", "threshold", "energy_threshold"})
     files.write_json(paths.EVALUATE_METRICS / "details.json", {**details, **chosen, **more})
-    headline = {f"{part}_accuracy": details[part]["accuracy"] for part in details}
-    headline |= details["test"]
+    test = details["test"]
+    headline = {f"{part}_accuracy": found["accuracy"] for part, found in details.items()} | test
     files.write_json(paths.HEADLINE, {key: headline[key] for key in HEADLINE if key in headline})
-
-
-def _write_table(table: pd.DataFrame, name: str, index: bool = False) -> None:
-    table.to_csv(paths.EVALUATE_METRICS / name, index=index, float_format="%.4f")
-
-
-def _summary(test: dict[str, float]) -> str:
-    return (
-        f"Test: {test['images']:.0f} photos, accuracy {test['accuracy']:.2%} "
-        f"(95 % interval {test['accuracy_low']:.2%} to {test['accuracy_high']:.2%}), "
-        f"balanced {test['balanced_accuracy']:.2%} over {test['classes']:.0f} classes, "
-        f"ECE {test['ece']:.4f}."
+    print(
+        f"Test: {test['images']} photos, accuracy {test['accuracy']:.2%} "
+        f"(95 % interval {test['accuracy_low']:.2%} to {test['accuracy_high']:.2%}), balanced "
+        f"{test['balanced_accuracy']:.2%} over {test['classes']} classes, ECE {test['ece']:.4f}."
     )
+
+
+def _write_table(table: pd.DataFrame, name: str) -> None:
+    table.to_csv(paths.EVALUATE_METRICS / name, index=False, float_format="%.4f")
 
 
 if __name__ == "__main__":

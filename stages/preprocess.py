@@ -26,7 +26,10 @@ def preprocess() -> None:
     staging.mkdir(parents=True)
     try:
         samples, thumbnails = decode_all(dataset, settings.images, staging / arrays.IMAGES)
-        labels = _number_classes(dataset, samples)
+        used = sorted(samples.loc[samples["digest"] != "", "class_id"].unique())
+        labels = pd.DataFrame({"ClassId": used, "Name": [dataset.names[c] for c in used]})
+        # -1 is a class without a usable image.
+        samples["label"] = pd.Index(used).get_indexer(samples["class_id"])
         dataset.problems += audit.find_label_conflicts(samples)
         audit.assign_splits(samples, thumbnails, split)
         metrics = audit.compute(samples, thumbnails, split)
@@ -41,14 +44,6 @@ def preprocess() -> None:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     print(audit.summary(metrics))
-
-
-def _number_classes(dataset: layouts.Dataset, samples: pd.DataFrame) -> pd.DataFrame:
-    """Number the classes that have a usable image; adds the column `label` to samples."""
-    used = sorted(samples.loc[samples["digest"] != "", "class_id"].unique())
-    samples["label"] = samples["class_id"].map({c: i for i, c in enumerate(used)}).fillna(-1)
-    samples["label"] = samples["label"].astype(int)
-    return pd.DataFrame({"ClassId": used, "Name": [dataset.names[c] for c in used]})
 
 
 if __name__ == "__main__":

@@ -36,19 +36,12 @@ def train() -> None:
             model = build(network, data, recipe)
     if progress.epoch:
         print(f"An unfinished training goes on after its epoch {progress.epoch}.")
-    resumes = progress.epoch > 0
     with Live(
-        dir=str(TRAIN_METRICS), resume=resumes, dvcyaml=None, report=None, save_dvc_exp=False
+        str(TRAIN_METRICS), resume=progress.epoch > 0, dvcyaml=None, report=None, save_dvc_exp=False
     ) as live:
         live.log_params({"network": network, **recipe.model_dump(exclude={"augment"})})
         Training(model, progress, data, settings.train, state, live).run()
     write_classifier(model, data, settings)
-    _write_timing(progress, recipe)
-    checkpoint.discard(state)
-
-
-def _write_timing(progress: checkpoint.Progress, recipe: params.Recipe) -> None:
-    """How long it took, and where; all other outputs are the same after each run there."""
     images = recipe.epochs * recipe.steps_per_epoch * recipe.batch_size
     timing = {
         "processor": machine.processor(),
@@ -56,6 +49,7 @@ def _write_timing(progress: checkpoint.Progress, recipe: params.Recipe) -> None:
         "images_per_second": round(images / (progress.seconds - progress.validation_seconds), 1),
     }
     files.write_json(TIMING, timing)
+    checkpoint.discard(state)
 
 
 if __name__ == "__main__":

@@ -32,27 +32,21 @@ def fit_temperature(logits: Floats, labels: Ints) -> float:
     return float(np.exp(best.x))
 
 
-def expected_calibration_error(confidence: Floats, correct: Bools, bins: int = ECE_BINS) -> float:
+def expected_calibration_error(confidence: Floats, correct: Bools) -> float:
     """Mean gap between confidence and accuracy over equal-width bins, 0 to 1.
 
     Naeini et al. 2015, "Obtaining well calibrated probabilities using Bayesian binning";
     15 bins as in Guo et al. 2017.
     """
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(place, weights=confidence - correct, minlength=bins)
+    place = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    gaps = np.bincount(place, weights=confidence - correct)
     return float(np.abs(gaps).sum() / len(confidence))
 
 
 def precision_threshold(confidence: Floats, correct: Bools, precision: float) -> float:
-    """The lowest confidence above which the target share of predictions is right.
+    """The lowest confidence from which on this share of held-out predictions (N,) is right.
 
-    Predictions below it are "unknown". If no threshold reaches the precision, the highest
-    confidence seen is returned: then almost everything is unknown.
-
-    Args:
-        confidence: (N,) of held-out images, 0 to 1.
-        correct: (N,) whether each prediction is right.
-        precision: target share of right predictions at or above the threshold.
+    If there is none, the highest confidence: then almost everything is "unknown".
     """
     order = np.argsort(-confidence, kind="stable")
     # Equal confidences stand or fall together.

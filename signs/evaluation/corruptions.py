@@ -6,11 +6,11 @@ here, because photos of signs have all sizes. Occlusion, rotation, shift and sca
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from cv2.typing import MatLike
 
 from signs.data.blur import motion_kernel
 from signs.data.images import Image, Region
@@ -19,30 +19,20 @@ LEVELS = range(1, 6)
 MAX_SIDE = 256
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
-Floats = npt.NDArray[Any]  # float32, 0 to 255
-Change = Callable[[Floats, float, np.random.Generator, Region], Floats]
+Floats = npt.NDArray[np.floating]  # float32, 0 to 255
+Change = Callable[[Floats, float, np.random.Generator, Region], MatLike]
 
 
 def corrupt(
     photo: Image, kind: str, level: int, rng: np.random.Generator, region: Region | None = None
 ) -> Image:
-    """A corrupted photo.
+    """A decoded photo, RGB uint8 (H, W, 3), corrupted in one of `KINDS`; levels are 1 to 5.
 
-    Args:
-        photo: RGB, uint8 (H, W, 3), as decoded.
-        kind: one of `KINDS`.
-        level: 1 (mild) to 5 (severe).
-        rng: where directions, places and noise come from.
-        region: where the sign is, as (left, top, right, bottom) in shares of width and
-            height; what hides, turns or moves the sign is measured by it.
-
-    Returns:
-        RGB, uint8 (H, W, 3).
+    What hides, turns or moves the sign is measured by its region; None is the whole photo.
     """
     change, strengths = KINDS[kind]
     changed = change(photo.astype(np.float32), strengths[level - 1], rng, region or WHOLE)
-    result: Image = np.rint(np.clip(changed, 0, 255)).astype(np.uint8)
-    return result
+    return np.rint(np.clip(changed, 0, 255)).astype(np.uint8)
 
 
 def all_variants(photo: Image, seed: int, region: Region | None = None) -> list[Image]:
@@ -67,69 +57,63 @@ def _either(rng: np.random.Generator) -> float:
     return 1.0 if rng.random() < 0.5 else -1.0
 
 
-def _brightness(photo: Floats, stops: float, rng: np.random.Generator, _: Region) -> Floats:
-    changed: Floats = photo * 2 ** (stops * _either(rng))
-    return changed
+def _brightness(photo: Floats, stops: float, rng: np.random.Generator, _: Region) -> MatLike:
+    return np.asarray(photo * 2 ** (stops * _either(rng)))
 
 
-def _contrast(photo: Floats, kept: float, _: np.random.Generator, __: Region) -> Floats:
+def _contrast(photo: Floats, kept: float, _: np.random.Generator, __: Region) -> MatLike:
     mean = photo.mean(axis=(0, 1))
-    changed: Floats = (photo - mean) * kept + mean
-    return changed
+    return (photo - mean) * kept + mean
 
 
-def _fog(photo: Floats, density: float, rng: np.random.Generator, _: Region) -> Floats:
+def _fog(photo: Floats, density: float, rng: np.random.Generator, _: Region) -> MatLike:
     clouds = np.zeros(photo.shape[:2], np.float32)
     for cells in (2, 4, 8):
         grid = rng.random((cells, cells), np.float32)
         clouds += cv2.resize(grid, photo.shape[1::-1], interpolation=cv2.INTER_CUBIC) / cells
     spread = np.ptp(clouds)
     clouds = 0.5 + (clouds - clouds.min()) / (2 * spread if spread else 1.0)
-    cover = density * clouds[:, :, None]
-    foggy: Floats = photo * (1 - cover) + 230 * cover
-    return foggy
+    cover: Floats = density * clouds[:, :, None]
+    return photo * (1 - cover) + 230 * cover
 
 
-def _motion_blur(photo: Floats, length: float, rng: np.random.Generator, _: Region) -> Floats:
+def _motion_blur(photo: Floats, length: float, rng: np.random.Generator, _: Region) -> MatLike:
     kernel = motion_kernel(length * max(photo.shape[:2]), rng.uniform(0, np.pi))
-    blurred: Floats = cv2.filter2D(photo, -1, kernel, borderType=cv2.BORDER_REPLICATE)
-    return blurred
+    return cv2.filter2D(photo, -1, kernel, borderType=cv2.BORDER_REPLICATE)
 
 
-def _defocus(photo: Floats, radius: float, _: np.random.Generator, __: Region) -> Floats:
+def _defocus(photo: Floats, radius: float, _: np.random.Generator, __: Region) -> MatLike:
     reach = radius * max(photo.shape[:2])
     half = int(np.ceil(reach)) + 1
     distance = np.hypot(*np.mgrid[-half : half + 1, -half : half + 1])
     # A disk with a soft rim, so that small photos are blurred by parts of a pixel, too.
     disk = np.clip(reach + 0.5 - distance, 0, 1).astype(np.float32)
-    blurred: Floats = cv2.filter2D(photo, -1, disk / disk.sum(), borderType=cv2.BORDER_REPLICATE)
-    return blurred
+    return cv2.filter2D(photo, -1, disk / disk.sum(), borderType=cv2.BORDER_REPLICATE)
 
 
-def _gaussian_noise(photo: Floats, sigma: float, rng: np.random.Generator, _: Region) -> Floats:
-    noisy: Floats = photo + 255 * sigma * rng.standard_normal(photo.shape, np.float32)
-    return noisy
+def _gaussian_noise(photo: Floats, sigma: float, rng: np.random.Generator, _: Region) -> MatLike:
+    return photo + 255 * sigma * rng.standard_normal(photo.shape, np.float32)
 
 
-def _impulse_noise(photo: Floats, share: float, rng: np.random.Generator, _: Region) -> Floats:
+def _impulse_noise(photo: Floats, share: float, rng: np.random.Generator, _: Region) -> MatLike:
     hit = rng.random(photo.shape, np.float32)
     return np.where(hit < share / 2, 0, np.where(hit < share, 255, photo))
 
 
-def _jpeg(photo: Floats, quality: float, _: np.random.Generator, __: Region) -> Floats:
+def _jpeg(photo: Floats, quality: float, _: np.random.Generator, __: Region) -> MatLike:
     options = [cv2.IMWRITE_JPEG_QUALITY, int(quality)]
     content = cv2.imencode(".jpg", photo.astype(np.uint8)[:, :, ::-1], options)[1]
     return np.asarray(cv2.imdecode(content, cv2.IMREAD_COLOR_RGB), np.float32)
 
 
-def _pixelation(photo: Floats, kept: float, _: np.random.Generator, __: Region) -> Floats:
-    height, width = photo.shape[:2]
-    small = max(1, round(width * kept)), max(1, round(height * kept))
+def _pixelation(photo: Floats, kept: float, _: np.random.Generator, __: Region) -> MatLike:
+    size = photo.shape[1::-1]
+    small = [max(1, round(side * kept)) for side in size]
     coarse = cv2.resize(photo, small, interpolation=cv2.INTER_AREA)
-    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_NEAREST)
+    return cv2.resize(coarse, size, interpolation=cv2.INTER_NEAREST)
 
 
-def _occlusion(photo: Floats, share: float, rng: np.random.Generator, region: Region) -> Floats:
+def _occlusion(photo: Floats, share: float, rng: np.random.Generator, region: Region) -> MatLike:
     """Hide a share of the sign's area behind a square of one colour."""
     left, top, width, height = _pixels(photo, region)
     across, down = width * np.sqrt(share), height * np.sqrt(share)
@@ -140,35 +124,30 @@ def _occlusion(photo: Floats, share: float, rng: np.random.Generator, region: Re
     return changed
 
 
-def _rotation(photo: Floats, degrees: float, rng: np.random.Generator, region: Region) -> Floats:
+def _rotation(photo: Floats, degrees: float, rng: np.random.Generator, region: Region) -> MatLike:
     return _warp(photo, region, angle=degrees * _either(rng))
 
 
-def _shift(photo: Floats, share: float, rng: np.random.Generator, region: Region) -> Floats:
+def _shift(photo: Floats, share: float, rng: np.random.Generator, region: Region) -> MatLike:
     direction = rng.uniform(0, 2 * np.pi)
     _, _, width, height = _pixels(photo, region)
-    moved = share * width * np.cos(direction), share * height * np.sin(direction)
-    return _warp(photo, region, moved=moved)
+    x, y = share * width * np.cos(direction), share * height * np.sin(direction)
+    return _warp(photo, region, x=x, y=y)
 
 
-def _scale(photo: Floats, factor: float, rng: np.random.Generator, region: Region) -> Floats:
+def _scale(photo: Floats, factor: float, rng: np.random.Generator, region: Region) -> MatLike:
     return _warp(photo, region, scale=factor ** _either(rng))
 
 
 def _warp(
-    photo: Floats,
-    region: Region,
-    angle: float = 0.0,
-    scale: float = 1.0,
-    moved: tuple[float, float] = (0.0, 0.0),
-) -> Floats:
-    """Turn and scale about the sign's centre, then move."""
+    photo: Floats, region: Region, angle: float = 0, scale: float = 1, x: float = 0, y: float = 0
+) -> MatLike:
+    """Turn and scale about the sign's centre, then move by x and y pixels."""
     left, top, width, height = _pixels(photo, region)
     centre = left + width / 2 - 0.5, top + height / 2 - 0.5
     matrix = cv2.getRotationMatrix2D(centre, angle, scale)
-    matrix[:, 2] += np.array(moved)
-    size = photo.shape[1::-1]
-    return cv2.warpAffine(photo, matrix, size, borderMode=cv2.BORDER_REPLICATE)
+    matrix[:, 2] += np.array([x, y])
+    return cv2.warpAffine(photo, matrix, photo.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
 
 
 def _pixels(photo: Floats, region: Region) -> tuple[float, float, float, float]:
@@ -179,7 +158,7 @@ def _pixels(photo: Floats, region: Region) -> tuple[float, float, float, float]:
 
 
 # What each does, and its strength at the levels 1 to 5.
-KINDS: dict[str, tuple[Change, tuple[float, float, float, float, float]]] = {
+KINDS: dict[str, tuple[Change, tuple[float, ...]]] = {
     "brightness": (_brightness, (0.5, 1, 1.5, 2, 2.5)),  # stops of exposure, more or less
     "contrast": (_contrast, (0.4, 0.3, 0.2, 0.1, 0.05)),  # share that is left
     "fog": (_fog, (0.4, 0.5, 0.6, 0.7, 0.8)),  # of the light, where the fog is thickest

@@ -1,7 +1,5 @@
 """What an ensemble of classifiers, or test-time augmentation, gains and costs."""
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from signs.data import splits
@@ -17,48 +15,29 @@ from signs.paths import DATA
 def measure(
     model: Classifier, samples: pd.DataFrame, data: Prepared, settings: Evaluate
 ) -> dict[str, float]:
-    """Metrics of the ensemble on the test photos and, if wanted, on the external test set.
+    """Metrics of the ensemble of a classifier and those that the settings name.
 
-    Args:
-        model: the classifier under evaluation, the ensemble's first member.
-        samples: the validation and test photos, one row each.
-        data: the prepared images.
-        settings: names of the other members, test-time augmentation, external test set.
-
-    Returns:
-        classifiers, passes (through a network for one photo), all of `metrics.compute`, and for
-        the external test set external_accuracy, ood_rejection_at_99, ood_fpr95 and ood_auroc.
+    `samples` are the validation and test photos. Returned are classifiers, passes (through a
+    network for one photo), all of `metrics.compute` for the test photos, and for the external test
+    set, if wanted, external_accuracy, ood_rejection_at_99, ood_fpr95 and ood_auroc.
 
     Raises:
         UserError: a classifier is missing or was trained on something else.
     """
     members = [model, *fetch(settings.ensemble, model.metadata)]
     together = Ensemble(members, settings.tta_shift)
-    _, logits = predict_table(
-        together, DATA / data.dataset, samples, settings.batch_size, data.images
-    )
-    labels = samples["label"].to_numpy()
-    test = (samples["split"] == splits.TEST).to_numpy()
+    folder = DATA / data.dataset
+    _, logits = predict_table(together, folder, samples, settings.batch_size, data.images)
+    labels, test = samples["label"].to_numpy(), (samples["split"] == splits.TEST).to_numpy()
     temperature = calibration.fit_temperature(logits[~test], labels[~test])
-    found = {
-        "classifiers": len(members),
-        "passes": together.passes,
-        **metrics.compute(labels[test], logits[test], temperature),
-    }
+    result: dict[str, float] = {"classifiers": len(members), "passes": together.passes}
+    result |= metrics.compute(labels[test], logits[test], temperature)
     if settings.external_photos:
-        found |= _on_external_set(together, logits[test], settings)
-    return found
-
-
-def _on_external_set(
-    together: Ensemble, known: npt.NDArray[np.float32], settings: Evaluate
-) -> dict[str, float]:
-    rows, logits, _ = external.predict(together, settings)
-    outside = (rows["label"] == external.OOD).to_numpy()
-    found: dict[str, float] = {}
-    if not outside.all():
-        correct = logits[~outside].argmax(axis=1) == rows["label"][~outside]
-        found["external_accuracy"] = correct.mean()
-    if outside.any():
-        found |= ood.scores(known, logits[outside])
-    return metrics.rounded(found)
+        rows, external_logits, _ = external.predict(together, settings)
+        outside = (rows["label"] == external.OOD).to_numpy()
+        if not outside.all():
+            correct = external_logits.argmax(axis=1) == rows["label"]
+            result |= metrics.rounded({"external_accuracy": correct[~outside].mean()})
+        if outside.any():
+            result |= metrics.rounded(ood.scores(logits[test], external_logits[outside]))
+    return result

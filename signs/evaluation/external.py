@@ -7,19 +7,16 @@ has met, as its classes or as auxiliary outliers in training. Capitals in names 
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from signs.data import layouts
 from signs.errors import UserError
 from signs.evaluation import metrics, ood
-from signs.inference.classifier import Classifier, Metadata
+from signs.inference.classifier import Classifier, Logits, Metadata
 from signs.inference.tables import Model, predict_table, predictions_of
 from signs.params import Evaluate
-from signs.paths import DATA
 
 OOD = -1
 COLUMNS = ["prediction", "confidence", "energy", "accepted"]
@@ -27,55 +24,31 @@ COLUMNS = ["prediction", "confidence", "energy", "accepted"]
 
 @dataclass(frozen=True)
 class Result:
-    """What a classifier predicts for the external test set.
+    """What a classifier predicts for the external test set."""
 
-    Attributes:
-        part: which photos of the set were used, as `predict` names them.
-        metrics: of the photos of known classes; empty if there are none.
-        ood_metrics: of the OOD photos; empty if there are none.
-        ood_predictions: one row an OOD photo: file, name, prediction, confidence, energy, accepted.
-    """
-
-    part: str
-    metrics: dict[str, float]
-    ood_metrics: dict[str, float]
-    ood_predictions: pd.DataFrame
+    part: str  # which photos of the set were used, as `predict` names them
+    metrics: dict[str, float]  # of the photos of known classes; empty if there are none
+    ood_metrics: dict[str, float]  # of the OOD photos; empty if there are none
+    ood_predictions: pd.DataFrame  # one row an OOD photo: file, name and `COLUMNS`
 
 
-def measure(model: Classifier, test_logits: npt.NDArray[np.float32], settings: Evaluate) -> Result:
-    """Cross-dataset accuracy and OOD rejection.
-
-    Args:
-        model: the classifier.
-        test_logits: (N, classes) of the data set's own test photos: known ones, for comparison.
-        settings: which set, and how much of it.
-    """
+def measure(model: Classifier, test_logits: Logits, settings: Evaluate) -> Result:
+    """Cross-dataset accuracy and OOD rejection, compared with known photos' logits (N, classes)."""
     rows, logits, part = predict(model, settings)
     outside = (rows["label"] == OOD).to_numpy()
-    known_metrics, ood_metrics = {}, {}
-    predictions = predictions_of(model, logits[outside])[COLUMNS]
+    known, unknown = logits[~outside], logits[outside]
+    predictions = predictions_of(model, unknown)[COLUMNS]
     predictions = rows.loc[outside, ["file", "name"]].reset_index(drop=True).join(predictions)
-    if outside.any():
-        ood_metrics = ood.summarize(test_logits, logits[outside], predictions)
-    if not outside.all():
-        known_metrics = metrics.with_coverage(rows[~outside], logits[~outside], model)
+    known_metrics = metrics.with_coverage(rows[~outside], known, model) if len(known) else {}
+    ood_metrics = ood.summarize(test_logits, unknown, predictions) if len(unknown) else {}
     return Result(part, known_metrics, ood_metrics, predictions)
 
 
-def predict(
-    model: Model, settings: Evaluate, data: Path = DATA
-) -> tuple[pd.DataFrame, npt.NDArray[np.float32], str]:
-    """What a classifier or an ensemble predicts for the photos of the external test set.
+def predict(model: Model, settings: Evaluate) -> tuple[pd.DataFrame, Logits, str]:
+    """What a classifier or an ensemble predicts for photos of the external test set.
 
     If the set has test photos of its own, only those are used, whatever `external_tracks` says.
-    Known and OOD photos are chosen at random, as many of each class as of the others as far as
-    there are enough.
-
-    Args:
-        model: what predicts.
-        settings: which set, how many photos of either kind, and of which tracks: templates, for
-            example, may be made in view of one half and evaluated on the other.
-        data: the folder with the data sets.
+    Known and OOD photos are chosen at random, as many of each class as far as there are enough.
 
     Returns:
         One row a photo: file, group (its track), name (of what it shows), label (of the
@@ -87,7 +60,7 @@ def predict(
             or all its classes were auxiliary outliers.
     """
     name, count = settings.external_set, settings.external_photos
-    dataset = layouts.read(name, data)
+    dataset = layouts.read(name)
     table = dataset.table.rename(columns={"track": "group"})
     tested = table["fixed_split"] == "test"
     if tested.any():
@@ -113,7 +86,7 @@ def predict(
 def _half(table: pd.DataFrame, settings: Evaluate) -> pd.DataFrame:
     """The rows of odd or of even tracks."""
     numbers = table["group"].str.extract(r"(\d+)$", flags=re.ASCII)[0]
-    half = table[pd.to_numeric(numbers) % 2 == (1 if settings.external_tracks == "odd" else 0)]
+    half = table[pd.to_numeric(numbers) % 2 == (settings.external_tracks == "odd")]
     if numbers.isna().any() or not len(half):
         raise UserError(
             f"evaluate.external_tracks is {settings.external_tracks}, but "
@@ -126,8 +99,7 @@ def _with_labels(table: pd.DataFrame, metadata: Metadata, name: str) -> pd.DataF
     """The rows of the network's classes and of OOD classes, with the column `label`."""
     names = table["name"].str.casefold()
     known = pd.Series(metadata.names).str.casefold()
-    label_of = {known_name: label for label, known_name in known.items()}
-    label = names.map(label_of).fillna(OOD).astype(int)
+    label = names.map(dict(zip(known, known.index, strict=True))).fillna(OOD).astype(int)
     if names[label != OOD].str.isdecimal().any():
         raise UserError(
             f"evaluate.external_set: classes of {name!r} and of the network have numbers as "
@@ -136,5 +108,4 @@ def _with_labels(table: pd.DataFrame, metadata: Metadata, name: str) -> pd.DataF
     # Nobody can tell which of two classes of the same name is meant.
     unclear = names.isin(known[known.duplicated()])
     outliers = {outlier.casefold() for outlier in metadata.provenance["auxiliary_outliers"]}
-    met = (label == OOD) & names.isin(outliers)
-    return table.assign(label=label)[~unclear & ~met]
+    return table.assign(label=label)[~unclear & ~((label == OOD) & names.isin(outliers))]

@@ -7,58 +7,49 @@ import numpy.typing as npt
 import pandas as pd
 
 from signs.evaluation import calibration
-from signs.inference.classifier import Classifier, probabilities
+from signs.inference.classifier import Classifier, Logits, probabilities
+
+Labels = npt.NDArray[np.int64]
 
 
-def compute(
-    labels: npt.NDArray[np.int64], logits: npt.NDArray[np.float32], temperature: float
-) -> dict[str, float]:
-    """All metrics of a set of photos; averages over classes count the classes that occur in it.
+def compute(labels: Labels, logits: Logits, temperature: float) -> dict[str, float]:
+    """All metrics of photos, by their true classes (N,) and logits (N, classes).
 
-    Args:
-        labels: (N,) true classes.
-        logits: (N, classes).
-        temperature: what they are divided by before the softmax.
+    Averages over classes count the classes that occur; the logits are divided by the temperature.
     """
     calibrated = probabilities(logits, temperature)
     predicted = calibrated.argmax(axis=1)
     correct = predicted == labels
     low, high = calibration.wilson_interval(int(correct.sum()), len(labels))
-    present = np.unique(labels)
-    recalls = [correct[labels == c].mean() for c in present]
-    f1 = [
-        2 * (correct & (labels == c)).sum() / ((labels == c).sum() + (predicted == c).sum())
-        for c in present
-    ]
+    counts = _count(labels, predicted, logits.shape[1])
+    counts = counts[counts["test"] > 0]
     top3 = (np.argsort(-logits, axis=1)[:, :3] == labels[:, None]).any(axis=1)
-    uncalibrated = probabilities(logits).max(axis=1)
     error = calibration.expected_calibration_error
     metrics = {
         "accuracy": correct.mean(),
         "accuracy_low": low,
         "accuracy_high": high,
-        "balanced_accuracy": np.mean(recalls),
-        "macro_f1": np.mean(f1),
+        "balanced_accuracy": (counts["correct"] / counts["test"]).mean(),
+        "macro_f1": (2 * counts["correct"] / (counts["test"] + counts["predicted"])).mean(),
         "top3_accuracy": top3.mean(),
         "log_loss": calibration.log_loss(logits, labels, temperature),
         "ece": error(calibrated.max(axis=1), correct),
-        "ece_uncalibrated": error(uncalibrated, correct),
+        "ece_uncalibrated": error(probabilities(logits).max(axis=1), correct),
     }
-    return {"images": len(labels), "classes": len(present), **rounded(metrics)}
+    return {"images": len(labels), "classes": len(counts), **rounded(metrics)}
 
 
-def with_coverage(
-    samples: pd.DataFrame, logits: npt.NDArray[np.float32], model: Classifier
-) -> dict[str, float]:
-    """All metrics of a classifier on a set of photos, with what "unknown" costs and brings.
+def _count(labels: Labels, predicted: Labels, classes: int) -> pd.DataFrame:
+    """One row a class: test (its photos), predicted (as this class), correct."""
+    some = {"test": labels, "predicted": predicted, "correct": labels[labels == predicted]}
+    return pd.DataFrame({key: np.bincount(of, minlength=classes) for key, of in some.items()})
 
-    Adds groups (how many different signs, if known), accepted (share of the photos) and
-    accepted_precision (share of right predictions among the accepted).
 
-    Args:
-        samples: one row a photo: label, group.
-        logits: (N, classes).
-        model: the classifier that the logits come from.
+def with_coverage(samples: pd.DataFrame, logits: Logits, model: Classifier) -> dict[str, float]:
+    """All metrics of a classifier on photos, with what "unknown" costs and brings.
+
+    Adds groups (how many different signs, if the column `group` tells), accepted (share of the
+    photos) and accepted_precision (share of right predictions among the accepted).
     """
     labels = samples["label"].to_numpy()
     accepted, correct = model.accepted(logits), logits.argmax(axis=1) == labels
@@ -66,12 +57,8 @@ def with_coverage(
         "accepted": accepted.mean(),
         "accepted_precision": correct[accepted].mean() if accepted.any() else 1.0,
     }
-    groups = samples["group"].nunique() if (samples["group"] != "").any() else None
-    return {
-        **({} if groups is None else {"groups": groups}),
-        **compute(labels, logits, model.metadata.temperature),
-        **rounded(shares),
-    }
+    groups = {"groups": samples["group"].nunique()} if (samples["group"] != "").any() else {}
+    return groups | compute(labels, logits, model.metadata.temperature) | rounded(shares)
 
 
 def rounded(metrics: dict[str, Any]) -> dict[str, float]:
@@ -80,24 +67,20 @@ def rounded(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def by_class(test: pd.DataFrame, classes: pd.DataFrame) -> pd.DataFrame:
-    """Recall with its 95 % interval, precision and F1 of each class.
+    """Recall with its 95 % interval, precision and F1 of each class (ClassId, Name).
 
-    Args:
-        test: one row a photo: label, predicted_label.
-        classes: one row a class, in label order: ClassId, Name.
+    The classes are in label order; the test photos have label and predicted_label.
     """
-    rows: list[dict[str, Any]] = []
-    for label, (class_id, name) in enumerate(zip(classes["ClassId"], classes["Name"], strict=True)):
-        shown, predicted = test["label"] == label, test["predicted_label"] == label
-        count, hits = int(shown.sum()), int((shown & predicted).sum())
-        low, high = calibration.wilson_interval(hits, count)
-        row: dict[str, Any] = {"class_id": class_id, "name": name, "test": count, "correct": hits}
-        if count:
-            row |= {"recall": hits / count, "recall_low": low, "recall_high": high}
-            row["precision"] = hits / predicted.sum() if predicted.any() else 0.0
-            row["f1"] = 2 * hits / (count + int(predicted.sum()))
-        rows.append(row)
-    return pd.DataFrame(rows)
+    labels, predicted = test["label"].to_numpy(), test["predicted_label"].to_numpy()
+    counts = _count(labels, predicted, len(classes))
+    shown, hits = counts["test"], counts["correct"]
+    low, high = zip(*map(calibration.wilson_interval, hits, shown), strict=True)
+    precision = (hits / counts["predicted"]).fillna(0.0)
+    shares = {"recall": hits / shown, "recall_low": low, "recall_high": high}
+    shares |= {"precision": precision, "f1": 2 * hits / (shown + counts["predicted"])}
+    table = pd.DataFrame({"class_id": classes["ClassId"], "name": classes["Name"]})
+    # Nothing can be said of a class without a photo.
+    return table.assign(test=shown, correct=hits).join(pd.DataFrame(shares)[shown > 0])
 
 
 def confusions(test: pd.DataFrame, classes: pd.DataFrame) -> pd.DataFrame:
@@ -107,18 +90,11 @@ def confusions(test: pd.DataFrame, classes: pd.DataFrame) -> pd.DataFrame:
         test: one row a photo: class_id, prediction (a class id), correct.
         classes: one row a class: ClassId, Name.
     """
-    names = dict(zip(classes["ClassId"], classes["Name"], strict=True))
+    names, totals = classes.set_index("ClassId")["Name"], test["class_id"].value_counts()
     wrong = test[~test["correct"]]
-    pairs = wrong.groupby(["class_id", "prediction"]).size().rename("count").reset_index()
-    pairs = pairs.sort_values(["count", "class_id", "prediction"], ascending=[False, True, True])
-    totals = test["class_id"].value_counts()
-    return pd.DataFrame(
-        {
-            "true_id": pairs["class_id"],
-            "true_name": pairs["class_id"].map(names),
-            "predicted_id": pairs["prediction"],
-            "predicted_name": pairs["prediction"].map(names),
-            "count": pairs["count"],
-            "share": pairs["count"] / pairs["class_id"].map(totals),
-        }
-    )
+    wrong = wrong.rename(columns={"class_id": "true_id", "prediction": "predicted_id"})
+    pairs = wrong.groupby(["true_id", "predicted_id"]).size().reset_index(name="count")
+    pairs = pairs.sort_values("count", ascending=False, kind="stable")
+    pairs.insert(1, "true_name", pairs["true_id"].map(names))
+    pairs.insert(3, "predicted_name", pairs["predicted_id"].map(names))
+    return pairs.assign(share=pairs["count"] / pairs["true_id"].map(totals))

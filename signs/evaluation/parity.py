@@ -4,10 +4,9 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import numpy.typing as npt
 
 from signs.errors import UserError
-from signs.inference.classifier import Classifier, probabilities
+from signs.inference.classifier import Classifier, Inputs, probabilities
 
 # Enough to meet a difference; Keras needs seconds for them where ONNX Runtime needs one.
 IMAGES = 1000
@@ -15,19 +14,12 @@ BATCH = 256
 
 
 def compare(
-    model: Classifier, keras_file: Path, images: npt.NDArray[np.uint8], allowed: float
+    model: Classifier, keras_file: Path, images: Inputs, allowed: float
 ) -> dict[str, float]:
-    """Compare both models on prepared images, of which at most `IMAGES` are chosen at random.
+    """Compare a classifier with its Keras model on prepared images, at most `IMAGES` of them.
 
-    Args:
-        model: the exported classifier.
-        keras_file: the Keras model it was made from.
-        images: uint8 (N, size, size, channels).
-        allowed: largest difference of a probability.
-
-    Returns:
-        onnx_max_difference, rounded up to a power of ten because its digits change with the
-        processor, and onnx_same_predictions, the share of images with the same class.
+    Returned are onnx_max_difference (of a probability, rounded up to a power of ten because its
+    digits change with the processor) and onnx_same_predictions (share of images).
 
     Raises:
         UserError: the Keras model cannot be read, or the difference is larger than allowed, so
@@ -44,8 +36,8 @@ def compare(
             "`dvc repro -f train` makes it anew."
         ) from error
     original = trained.predict(images, batch_size=BATCH, verbose=0)
-    parts = [model.logits(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
-    exported = np.concatenate(parts)
+    parts = np.split(images, range(BATCH, len(images), BATCH))
+    exported = np.concatenate([model.logits(part) for part in parts])
     difference = np.abs(probabilities(original) - probabilities(exported)).max()
     if not difference <= allowed:
         raise UserError(

@@ -14,17 +14,10 @@ from signs.inference.classifier import Classifier
 def measure(
     model: Classifier, folder: Path, test: pd.DataFrame, count: int
 ) -> tuple[pd.DataFrame, str]:
-    """Accuracy in each kind and level of corruption, always on the same photos.
+    """Accuracy (0 to 1) in each kind and level of corruption, and the file that shows them best.
 
-    Args:
-        model: the classifier.
-        folder: of the data set.
-        test: the test photos, one row each: file, label, region.
-        count: at most this many of them, chosen at random.
-
-    Returns:
-        One row a kind and level: corruption, level, photos, accuracy (0 to 1); and the file that
-        illustrates corruptions best: large and rich in contrast.
+    At most `count` of the test photos (file, label, region) in the data set's folder are chosen at
+    random, and each is corrupted in all ways.
     """
     if len(test) > count:
         chosen = np.random.default_rng(0).choice(len(test), count, replace=False)
@@ -37,12 +30,11 @@ def measure(
     with progress.bar(len(test), "corrupt", " photos") as bar:
         for row, (file, label, region) in enumerate(rows):
             photo = corruptions.shrink(images.decode(reader.read(file)))
-            contrast[row] = photo.std() * photo.size
+            contrast[row] = photo.std() * photo.size  # best is large and rich in contrast
             corrupted = corruptions.all_variants(photo, row, region)
             inputs = model.prepare(corrupted, [region] * len(variants))
             correct[row] = model.logits(inputs).argmax(axis=1) == label
             bar.update()
     table = pd.DataFrame(variants, columns=["corruption", "level"])
-    table["photos"] = len(test)
-    table["accuracy"] = correct.mean(axis=0)
+    table = table.assign(photos=len(test), accuracy=correct.mean(axis=0))
     return table, str(test["file"].iloc[contrast.argmax()])

@@ -3,8 +3,7 @@
     model.onnx        uint8 (N, size, size, channels) → logits (N, classes)
     classifier.json   classes, image settings, temperature, thresholds, provenance
 
-The service, batch prediction and the evaluate stage load it through `Classifier`; it needs
-NumPy, OpenCV and ONNX Runtime, but neither TensorFlow nor the rest of the pipeline.
+`Classifier` needs NumPy, OpenCV and ONNX Runtime, but no TensorFlow.
 """
 
 import hashlib
@@ -25,48 +24,36 @@ from signs.paths import CLASSIFIER
 
 MODEL, METADATA = "model.onnx", "classifier.json"
 
+Inputs = npt.NDArray[np.uint8]  # prepared images (N, size, size, channels)
+Logits = npt.NDArray[np.float32]  # (N, classes)
+Floats = npt.NDArray[np.float64]
+
 
 class ClassifierError(UserError):
     """The folder holds no usable classifier."""
 
 
 class Metadata(BaseModel):
-    """The content of classifier.json.
-
-    Attributes:
-        version: first 12 digits of the sha256 of model.onnx.
-        sha256: of model.onnx.
-        class_ids: the data set's number of each class, in the order of the logits.
-        names: name of each class, in the same order.
-        images: how a photo becomes the network's input.
-        temperature: what logits are divided by before the softmax.
-        threshold: confidence below which the prediction is "unknown", 0 to 1.
-        energy_threshold: energy score below which it is "unknown", too.
-        provenance: where this came from: commit, data set, its digest, params, metrics.
-    """
+    """The content of classifier.json."""
 
     model_config = ConfigDict(extra="forbid")
 
-    version: str
-    sha256: str
-    class_ids: list[int]
-    names: list[str]
-    images: ImageSettings
-    temperature: float = Field(gt=0)
-    threshold: float = Field(ge=0, le=1)
-    energy_threshold: float
-    provenance: dict[str, Any]
+    version: str  # first 12 digits of sha256
+    sha256: str  # of model.onnx
+    class_ids: list[int]  # the data set's number of each class, in the order of the logits
+    names: list[str]  # in the same order
+    images: ImageSettings  # how a photo becomes the network's input
+    temperature: float = Field(gt=0)  # what logits are divided by before the softmax
+    threshold: float = Field(ge=0, le=1)  # confidence below which the prediction is "unknown"
+    energy_threshold: float  # energy score below which it is "unknown", too
+    provenance: dict[str, Any]  # commit, data set, its digest, params, validation metrics
 
 
 class Classifier:
     """Names the sign on a photo."""
 
     def __init__(self, folder: Path = CLASSIFIER, threads: int = 0) -> None:
-        """Load the classifier.
-
-        Args:
-            folder: with model.onnx and classifier.json.
-            threads: of ONNX Runtime; 0 takes all cores.
+        """Load the classifier in a folder; with 0 threads, ONNX Runtime takes all cores.
 
         Raises:
             ClassifierError: missing, truncated or contradicting files.
@@ -95,8 +82,7 @@ class Classifier:
                 content, options, providers=["CPUExecutionProvider"]
             )
             self._input = self._session.get_inputs()[0].name
-            blank = np.zeros((1, *self.input_shape), np.uint8)
-            classes = self.logits(blank).shape[1]
+            classes = self.logits(np.zeros((1, *self.input_shape), np.uint8)).shape[1]
         except Exception as error:  # ONNX Runtime's have no other base
             raise ClassifierError(
                 f"{folder / MODEL} cannot be used with the image settings in {METADATA}: {error}"
@@ -109,25 +95,22 @@ class Classifier:
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(size, size, channels) of the network's input."""
-        settings = self.metadata.images
-        return settings.size, settings.size, settings.channels
+        return self.metadata.images.shape
 
-    def logits(self, prepared: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def logits(self, prepared: Inputs) -> Logits:
         """Prepared images, uint8 (N, size, size, channels) → logits, float32 (N, classes)."""
-        result: npt.NDArray[np.float32] = self._session.run(None, {self._input: prepared})[0]
+        result: Logits = self._session.run(None, {self._input: prepared})[0]
         return result
 
-    def probabilities(self, prepared: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    def probabilities(self, prepared: Inputs) -> Floats:
         """Prepared images, uint8 (N, size, size, channels) → calibrated (N, classes)."""
         return probabilities(self.logits(prepared), self.metadata.temperature)
 
-    def classify(
-        self, logits: npt.NDArray[np.float32]
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    def classify(self, logits: Logits) -> tuple[Floats, npt.NDArray[np.bool_]]:
         """Logits (N, classes) → calibrated probabilities (N, classes), (N,) whether accepted.
 
-        A prediction that is not accepted is "unknown". The confidence tells one class from
-        another; the energy score tells the known classes from everything else.
+        If not, the prediction is "unknown": its confidence is too low to tell one class from
+        another, or its energy score to tell the known classes from everything else.
         """
         confidence = probabilities(logits, self.metadata.temperature)
         accepted = (confidence.max(axis=1) >= self.metadata.threshold) & (
@@ -135,52 +118,41 @@ class Classifier:
         )
         return confidence, accepted
 
-    def accepted(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-        """Logits (N, classes) → (N,) whether the prediction is accepted; else it is "unknown"."""
+    def accepted(self, logits: Logits) -> npt.NDArray[np.bool_]:
+        """Logits (N, classes) → (N,) whether the prediction is accepted."""
         return self.classify(logits)[1]
 
     def prepare(
         self, photos: Sequence[images.Image], regions: Sequence[images.Region | None] | None = None
-    ) -> npt.NDArray[np.uint8]:
+    ) -> Inputs:
         """Decoded photos, RGB uint8 (H, W, 3) of any size → (N, size, size, channels)."""
-        regions = regions or [None] * len(photos)
-        rows = [
-            images.prepare(photo, self.metadata.images, region)
-            for photo, region in zip(photos, regions, strict=True)
-        ]
+        pairs = zip(photos, regions or [None] * len(photos), strict=True)
+        rows = [images.prepare(photo, self.metadata.images, region) for photo, region in pairs]
         return np.stack(rows) if rows else np.zeros((0, *self.input_shape), np.uint8)
 
 
-def probabilities(
-    logits: npt.NDArray[np.float32], temperature: float = 1.0
-) -> npt.NDArray[np.float64]:
+def probabilities(logits: Logits, temperature: float = 1.0) -> Floats:
     """Logits (N, classes) → probabilities (N, classes), each row sums to 1."""
     scaled = logits.astype(np.float64) / temperature
     exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    result: npt.NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    result: Floats = exponentials / exponentials.sum(axis=1, keepdims=True)
     return result
 
 
-def energy_scores(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+def energy_scores(logits: Logits) -> Floats:
     """Logits (N, classes) → (N,), higher for what is like the training photos.
 
-    Logarithm of the sum of the logits' exponentials: the negative free energy of W. Liu et al.,
+    Logarithm of the sum of exponentials: the negative free energy of W. Liu et al.,
     "Energy-based Out-of-distribution Detection" (NeurIPS 2020). Unlike the confidence it
     tells two classes that are both likely from none that is.
     """
     highest = logits.max(axis=1, keepdims=True).astype(np.float64)
-    scores: npt.NDArray[np.float64] = highest[:, 0] + np.log(np.exp(logits - highest).sum(axis=1))
+    scores: Floats = highest[:, 0] + np.log(np.exp(logits - highest).sum(axis=1))
     return scores
 
 
 def write(folder: Path, model: bytes, **metadata: Any) -> None:
-    """Write a classifier folder around an ONNX model.
-
-    Args:
-        folder: is made if it is not there.
-        model: the ONNX file's bytes.
-        metadata: the fields of `Metadata`, except version and sha256.
-    """
+    """Write a classifier folder: an ONNX file's bytes, and all other fields of `Metadata`."""
     sha256 = hashlib.sha256(model).hexdigest()
     content = Metadata(version=sha256[:12], sha256=sha256, **metadata)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,52 +1,47 @@
 """Several classifiers that predict together, with test-time augmentation if wanted.
 
-Averaging networks that differ in nothing but their seeds helps both accuracy and confidence:
-B. Lakshminarayanan et al., "Simple and Scalable Predictive Uncertainty Estimation using Deep
-Ensembles" (NIPS 2017), who average probabilities. Here logits are averaged, so that the mean has
-an energy score too. D. Ciresan et al., "Multi-column deep neural network for traffic sign
-classification" (2012) won GTSRB with 25.
+After B. Lakshminarayanan et al., "Simple and Scalable Predictive Uncertainty Estimation using Deep
+Ensembles" (NIPS 2017), who average probabilities; averaged logits have an energy score, too.
+D. Ciresan et al., "Multi-column deep neural network for traffic sign classification" (2012), won
+GTSRB with 25.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from signs.data import images
 from signs.errors import UserError
 from signs.inference import revisions
-from signs.inference.classifier import Classifier, Metadata
+from signs.inference.classifier import Classifier, Inputs, Logits, Metadata
 
 
 class Ensemble:
-    """Predicts with the mean of its members' logits."""
+    """Predicts with the mean of its members' logits.
+
+    Attributes:
+        metadata, prepare: the first member's.
+        passes: how many times an image goes through a network.
+    """
 
     def __init__(self, members: Sequence[Classifier], shift: int) -> None:
-        """Join classifiers.
+        """Join classifiers of the same classes and image settings.
 
-        Args:
-            members: classifiers of the same classes and image settings.
-            shift: test-time augmentation, in pixels of the prepared image: each member sees it
-                where it is and moved by this much in 8 directions; 0: only where it is.
+        Test-time augmentation: each member sees a prepared image where it is and moved by `shift`
+        pixels in 8 directions; 0: only where it is.
         """
         self._members, self._shift = members, shift
-        steps = (-shift, 0, shift) if shift else (0,)
-        self._moves = [(down, right) for down in steps for right in steps]
-        self.metadata = members[0].metadata
+        self._moves = list(itertools.product(sorted({-shift, 0, shift}), repeat=2))
+        self.passes = len(members) * len(self._moves)
+        self.metadata, self.prepare = members[0].metadata, members[0].prepare
 
-    @property
-    def passes(self) -> int:
-        """How many times an image goes through a network: the cost, in those of one network."""
-        return len(self._members) * len(self._moves)
-
-    def logits(self, prepared: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def logits(self, prepared: Inputs) -> Logits:
         """Prepared images, uint8 (N, size, size, channels) → mean logits, float32 (N, classes).
 
         Each member's are divided by its temperature, so that all have the same weight.
         """
         size, most = prepared.shape[1], self._shift
-        edges = [(0, 0), (most, most), (most, most), (0, 0)]
-        wide = np.pad(prepared, edges, mode="edge")
+        wide = np.pad(prepared, [(0, 0), (most, most), (most, most), (0, 0)], mode="edge")
         total = np.zeros((len(prepared), len(self.metadata.names)), np.float32)
         for down, right in self._moves:
             moved = wide[:, most + down :, most + right :][:, :size, :size]
@@ -54,21 +49,12 @@ class Ensemble:
                 total += member.logits(np.ascontiguousarray(moved)) / member.metadata.temperature
         return total / np.float32(self.passes)
 
-    def prepare(
-        self, photos: Sequence[images.Image], regions: Sequence[images.Region | None] | None = None
-    ) -> npt.NDArray[np.uint8]:
-        """As `Classifier.prepare`."""
-        return self._members[0].prepare(photos, regions)
-
 
 def fetch(names: Sequence[str], same_as: Metadata, repository: str = ".") -> list[Classifier]:
-    """The classifiers of experiments or git revisions, from DVC's cache or remote.
+    """The classifiers of these experiments, commits, branches or tags of a git repository.
 
-    Args:
-        names: of experiments, commits, branches or tags.
-        same_as: what they must share: photos, split, classes and image settings. With another
-            split one of them might have trained on what the others are tested with.
-        repository: folder or address of the git repository.
+    Photos, split, classes and image settings must be the `same_as` metadata's. With another
+    split one of them might have trained on what the others are tested with.
 
     Raises:
         UserError: one is missing, damaged or was trained on something else.
@@ -89,6 +75,5 @@ def fetch(names: Sequence[str], same_as: Metadata, repository: str = ".") -> lis
 
 
 def _background(metadata: Metadata) -> tuple[object, ...]:
-    provenance = metadata.provenance
-    split = provenance["params"]["split"]
-    return metadata.class_ids, metadata.images, provenance["data"], split
+    data, split = metadata.provenance["data"], metadata.provenance["params"]["split"]
+    return metadata.class_ids, metadata.images, data, split

@@ -11,11 +11,7 @@ from signs.paths import CLASSIFIER
 
 
 def classifier_of(revision: str, repository: str = ".") -> Classifier:
-    """The classifier that a revision's dvc.lock names.
-
-    Args:
-        revision: a commit, branch, tag, or the name of an experiment.
-        repository: folder or address of the git repository.
+    """The classifier that the dvc.lock of a commit, branch, tag or experiment names.
 
     Raises:
         UserError: it is missing or damaged.

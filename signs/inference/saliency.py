@@ -1,9 +1,10 @@
 """Which parts of an image a prediction rests on: occlusion maps.
 
 M. Zeiler and R. Fergus, "Visualizing and Understanding Convolutional Networks" (ECCV 2014). The
-method needs nothing but predictions, so it works on the exported model, whatever network is
-inside.
+method needs nothing but predictions, so it works on any exported model.
 """
+
+import itertools
 
 import numpy as np
 import numpy.typing as npt
@@ -17,24 +18,15 @@ Map = npt.NDArray[np.float32]
 
 
 def occlusion_map(model: Classifier, image: Image, label: int) -> Map:
-    """How much each part of a prepared image supports a class.
+    """How much each pixel of a prepared image, uint8 (size, size, channels), supports a class.
 
-    Args:
-        model: any classifier.
-        image: prepared, uint8 (size, size, channels).
-        label: position of the class in the classifier's classes.
-
-    Returns:
-        float32 (size, size): mean fall of the class's log probability over the patches that
-        hide a pixel; negative where hiding makes the class more probable.
+    Float32 (size, size): mean fall of the class's log probability over the patches that hide the
+    pixel; negative where hiding makes the class more probable.
     """
     size = image.shape[0]
     edges = np.linspace(0, size, CELLS + 1).round().astype(int)
-    patches = [
-        (slice(edges[y], edges[y + 2]), slice(edges[x], edges[x + 2]))
-        for y in range(CELLS - 1)
-        for x in range(CELLS - 1)
-    ]
+    sides = [slice(start, end) for start, end in zip(edges, edges[2:], strict=False)]
+    patches = list(itertools.product(sides, repeat=2))
     inputs = np.repeat(image[None], len(patches) + 1, axis=0)
     for hidden, place in zip(inputs[1:], patches, strict=True):
         hidden[place] = image.mean(axis=(0, 1))

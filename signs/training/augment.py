@@ -15,15 +15,9 @@ Images = npt.NDArray[np.uint8]
 
 
 def augment(images: Images, settings: Augment, rng: np.random.Generator) -> Images:
-    """Change each image at random; all of a chunk's randomness is drawn before the threads.
+    """Each image, uint8 (N, size, size, channels), changed at random.
 
-    Args:
-        images: uint8 (N, size, size, channels).
-        settings: strengths and probabilities.
-        rng: source of randomness; the same state gives the same result on any number of cores.
-
-    Returns:
-        uint8, same shape.
+    All random numbers come before the threads: the number of cores does not change the result.
     """
     count, size = images.shape[:2]
     matrices = _affine_matrices(count, size, settings, rng)
@@ -37,26 +31,22 @@ def augment(images: Images, settings: Augment, rng: np.random.Generator) -> Imag
     colors = rng.integers(0, 256, (count, images.shape[3]))
     result = np.empty_like(images)
 
-    def change(row: int) -> None:
-        image = cv2.warpAffine(
-            images[row], matrices[row], (size, size), borderMode=cv2.BORDER_REPLICATE
-        )
-        if blurred[row] < settings.blur:
-            image = cv2.GaussianBlur(image, (3, 3), 0)
-        if settings.contrast or settings.brightness:
-            image = cv2.addWeighted(image, gain[row], image, 0, offset[row])
-        result[row] = image.reshape(result.shape[1:])
-        if erased[row] < settings.erase:
-            (x, y), (w, h) = corners[row].astype(int), extents[row].astype(int)
-            result[row, y : y + h, x : x + w] = colors[row]
-
-    def change_part(rows: range) -> None:
+    def change(rows: range) -> None:
         for row in rows:
-            change(row)
+            image = cv2.warpAffine(
+                images[row], matrices[row], (size, size), borderMode=cv2.BORDER_REPLICATE
+            )
+            if blurred[row] < settings.blur:
+                image = cv2.GaussianBlur(image, (3, 3), 0)
+            if settings.contrast or settings.brightness:
+                image = cv2.addWeighted(image, gain[row], image, 0, offset[row])
+            result[row] = image.reshape(result.shape[1:])
+            if erased[row] < settings.erase:
+                (x, y), (w, h) = corners[row].astype(int), extents[row].astype(int)
+                result[row, y : y + h, x : x + w] = colors[row]
 
-    parts = [range(start, count, cores()) for start in range(cores())]
-    with ThreadPoolExecutor(len(parts)) as pool:
-        list(pool.map(change_part, parts))
+    with ThreadPoolExecutor(cores()) as pool:
+        list(pool.map(change, [range(start, count, cores()) for start in range(cores())]))
     return result
 
 

@@ -1,8 +1,7 @@
 """The state of an unfinished training, so that a killed one goes on where it was.
 
-DVC deletes a stage's outputs before it runs the stage, so the state is in an untracked folder
-beside them. Its name is a hash of all that determines the training: a state of other data,
-parameters or code is never picked up.
+DVC deletes a stage's outputs before it runs the stage, so the state has a folder of its own,
+named by a hash of all that determines the training: other data, parameters or code never use it.
 """
 
 import hashlib
@@ -18,8 +17,8 @@ import keras
 from signs.paths import TRAIN_METRICS
 
 ROOT = Path(".resume")
-MODEL, BEST_WEIGHTS, PROGRESS = "model.keras", "best.weights.h5", "progress.json"
-METRICS = "metrics"
+MODEL, BEST_WEIGHTS = "model.keras", "best.weights.h5"
+METRICS, PROGRESS = "metrics", "progress.json"
 
 
 @dataclass
@@ -35,12 +34,7 @@ class Progress:
 
 
 def folder(*determinants: object, code: Iterable[Path]) -> Path:
-    """Where the state of a training with these determinants and this code belongs.
-
-    Args:
-        determinants: parameters and hashes, as JSON can hold them.
-        code: files, and folders with Python files.
-    """
+    """Where the state of a training belongs, by the values (JSON) and code that determine it."""
     digest = hashlib.sha256(json.dumps(determinants, sort_keys=True).encode())
     for path in sorted(code):
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
@@ -49,11 +43,8 @@ def folder(*determinants: object, code: Iterable[Path]) -> Path:
 
 
 def save(state: Path, model: keras.Model, progress: Progress, is_best: bool) -> None:
-    """Keep all that the next epoch needs: model with optimizer, best weights, metrics.
-
-    The state before goes once this one is whole.
-    """
-    before = _finished(state)
+    """Keep all that the next epoch needs; the state before goes once this one is whole."""
+    before = latest(state)
     unfinished = state / "unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -61,11 +52,12 @@ def save(state: Path, model: keras.Model, progress: Progress, is_best: bool) -> 
     if is_best or not before:
         model.save_weights(unfinished / BEST_WEIGHTS)
     else:
-        shutil.copy2(before[-1] / BEST_WEIGHTS, unfinished / BEST_WEIGHTS)
+        shutil.copy2(before / BEST_WEIGHTS, unfinished / BEST_WEIGHTS)
     shutil.copytree(TRAIN_METRICS, unfinished / METRICS)
     (unfinished / PROGRESS).write_text(json.dumps(asdict(progress)), encoding="utf-8")
-    unfinished.replace(state / f"{progress.epoch:05d}")
-    for old in before:
+    whole = unfinished.replace(state / f"{progress.epoch:05d}")
+    # There are several if the clean-up of an earlier epoch was cut short.
+    for old in set(state.glob("[0-9]*")) - {whole}:
         shutil.rmtree(old)
 
 
@@ -82,13 +74,7 @@ def restore(state: Path) -> tuple[keras.Model | None, Progress]:
 
 def latest(state: Path) -> Path | None:
     """The folder of the newest whole state, if there is one."""
-    found = _finished(state)
-    return found[-1] if found else None
-
-
-def _finished(state: Path) -> list[Path]:
-    """The whole states, oldest first (more than one if a clean-up was cut short)."""
-    return sorted(path for path in state.glob("[0-9]*") if path.is_dir())
+    return max(state.glob("[0-9]*"), default=None)
 
 
 def discard(state: Path) -> None:

@@ -15,11 +15,10 @@ from signs.training.networks import NETWORKS
 def scope(devices: int) -> AbstractContextManager[Any]:
     """Where a model must be made, or loaded, that trains on several devices of this machine.
 
-    Each has a copy of the weights, sees its part of every batch, and the gradients are averaged:
-    `batch_size` images a step remain `batch_size` images a step.
+    Each sees its part of every batch of `batch_size` images, and the gradients are averaged.
 
     Raises:
-        UserError: there are not so many.
+        UserError: this machine has fewer devices.
     """
     if devices == 1:
         return nullcontext()
@@ -29,15 +28,14 @@ def scope(devices: int) -> AbstractContextManager[Any]:
             f"train.devices is {devices}, but TensorFlow finds {len(found)} here "
             f"({', '.join(device.name for device in found)}). Lower it, or see docs/devices.md."
         )
-    names = [device.name for device in found[:devices]]
-    context: AbstractContextManager[Any] = tf.distribute.MirroredStrategy(names).scope()
+    strategy = tf.distribute.MirroredStrategy([device.name for device in found[:devices]])
+    context: AbstractContextManager[Any] = strategy.scope()
     return context
 
 
 def build(network: str, data: Prepared, recipe: Recipe) -> keras.Model:
     """The untrained network, compiled with the recipe's optimizer, schedule and loss."""
-    size, channels = data.images.shape[1], data.images.shape[3]
-    model = NETWORKS[network](size, channels, len(data.labels))
+    model = NETWORKS[network](*data.images.shape[2:], len(data.labels))
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             # A device's part of the batch has other means than the batch.

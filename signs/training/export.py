@@ -1,17 +1,15 @@
 """A trained model as files: `.keras`, ONNX and the classifier folder; same weights, same bytes."""
 
-import io
 import json
 import tempfile
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import keras
 import onnx
 
-from signs import commands, pipeline
+from signs import commands, files, pipeline
 from signs.data.arrays import Prepared
 from signs.errors import UserError
 from signs.evaluation import calibration
@@ -20,14 +18,12 @@ from signs.params import Params
 from signs.paths import CLASSIFIER, KERAS_MODEL
 from signs.training.loop import predict
 
-DATE = (1980, 1, 1, 0, 0, 0)
-
 
 def save_keras(model: keras.Model, path: Path) -> None:
     """Save a model without its optimizer, so that equal models give equal bytes.
 
-    Keras writes the date of saving, the time of each zip member and ids of Python objects
-    into the file; with them DVC would see another model after each run.
+    Keras writes dates and ids of Python objects into the file; with them DVC would see another
+    model after each run. A zip member without a date is of 1980.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # A clone would be compiled like the original: three times as large.
@@ -36,24 +32,23 @@ def save_keras(model: keras.Model, path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "model.keras"
         inference.save(raw)
-        content = io.BytesIO()
-        with zipfile.ZipFile(raw) as source, zipfile.ZipFile(content, "w") as target:
+        with (
+            files.replaced(path) as unfinished,
+            zipfile.ZipFile(raw) as source,
+            zipfile.ZipFile(unfinished, "w") as target,
+        ):
             for name in sorted(source.namelist()):
                 data = source.read(name)
                 if name == "metadata.json":
                     data = json.dumps({**json.loads(data), "date_saved": ""}).encode()
                 if name == "config.json":
-                    data = json.dumps(_without_ids(json.loads(data)), sort_keys=True).encode()
-                target.writestr(zipfile.ZipInfo(name, DATE), data)
-    path.write_bytes(content.getvalue())
+                    config = json.loads(data, object_hook=_without_id)
+                    data = json.dumps(config, sort_keys=True).encode()
+                target.writestr(zipfile.ZipInfo(name), data)
 
 
-def _without_ids(config: Any) -> Any:
-    if isinstance(config, dict):
-        return {k: _without_ids(v) for k, v in config.items() if k != "shared_object_id"}
-    if isinstance(config, list):
-        return [_without_ids(item) for item in config]
-    return config
+def _without_id(block: dict[str, object]) -> dict[str, object]:
+    return {key: value for key, value in block.items() if key != "shared_object_id"}
 
 
 def to_onnx(model: keras.Model) -> bytes:
@@ -70,18 +65,14 @@ def to_onnx(model: keras.Model) -> bytes:
 
 
 def write_classifier(model: keras.Model, data: Prepared, settings: Params) -> None:
-    """Write the Keras model, and the classifier folder with temperature and thresholds.
-
-    Both thresholds are chosen on the validation photos.
-    """
+    """Write Keras model and classifier; validation photos decide temperature and thresholds."""
     rows = data.rows("validation")
     labels = data.samples["label"].to_numpy()[rows]
     logits = predict(model, data.images[rows])
     temperature = calibration.fit_temperature(logits, labels)
     probabilities = classifier.probabilities(logits, temperature)
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    energy = classifier.energy_scores(logits)
-    train = settings.train
+    energy, train = classifier.energy_scores(logits), settings.train
     save_keras(model, KERAS_MODEL)
     classifier.write(
         CLASSIFIER,
@@ -99,8 +90,7 @@ def write_classifier(model: keras.Model, data: Prepared, settings: Params) -> No
             "auxiliary_outliers": data.outlier_names,
             "params": {
                 "split": data.split.model_dump(),
-                "network": train.network,
-                "seed": train.seed,
+                **train.model_dump(include={"network", "seed"}),
                 "recipe": train.recipe.model_dump(),
             },
             "validation": {

@@ -1,7 +1,7 @@
 """The networks. Input: uint8 images (N, size, size, channels). Output: logits (N, classes).
 
-Only layers that Keras ships, so a saved model needs none of our code. The input
-stays uint8 and the scaling is part of the network: nobody who feeds it can scale wrongly.
+Only layers that Keras ships, so a saved model needs none of our code. Scaling is part of the
+network, so that nobody who feeds it can scale wrongly.
 """
 
 from collections.abc import Callable
@@ -12,42 +12,33 @@ from keras import layers
 
 
 def compact(size: int, channels: int, classes: int) -> keras.Model:
-    """Small residual network (blocks of He et al. 2015, arXiv 1512.03385).
+    """Five residual blocks (He et al. 2015, arXiv 1512.03385) after a 5x5 stem.
 
-    A 5x5 stem that halves the image and five residual blocks; about 0.7 M parameters and,
-    at 32x32, 22 M multiply-accumulates for one image.
+    About 0.7 M parameters and, at 32x32, 22 M multiply-accumulates for one image.
     """
     pixels = keras.Input((size, size, channels), dtype="uint8", name="image")
     x = layers.Rescaling(1 / 127.5, offset=-1.0)(pixels)
     x = _convolve(x, 32, stride=2, kernel=5)
-    x = _residual(x, 32, stride=1)
-    for filters in (64, 128):
-        x = _residual(x, filters, stride=2)
-        x = _residual(x, filters, stride=1)
-    x = layers.GlobalAveragePooling2D()(x)
-    x = layers.Dropout(0.2)(x)
+    for filters in (32, 64, 64, 128, 128):
+        x = _residual(x, filters)
+    x = layers.Dropout(0.2)(layers.GlobalAveragePooling2D()(x))
     return keras.Model(pixels, layers.Dense(classes, name="logits")(x), name="compact")
 
 
 def _convolve(x: Any, filters: int, stride: int = 1, activate: bool = True, kernel: int = 3) -> Any:
     x = layers.Conv2D(
-        filters,
-        kernel,
-        strides=stride,
-        padding="same",
-        use_bias=False,
-        kernel_initializer="he_normal",
+        filters, kernel, stride, "same", use_bias=False, kernel_initializer="he_normal"
     )(x)
     x = layers.BatchNormalization(momentum=0.9)(x)
     return layers.ReLU()(x) if activate else x
 
 
-def _residual(x: Any, filters: int, stride: int) -> Any:
-    shortcut = x
-    if stride != 1 or x.shape[-1] != filters:
-        shortcut = (
-            layers.AveragePooling2D(stride, padding="same")(shortcut) if stride > 1 else shortcut
-        )
+def _residual(x: Any, filters: int) -> Any:
+    """A block that halves the image where it changes the number of filters."""
+    shortcut, stride = x, 1
+    if x.shape[-1] != filters:
+        stride = 2
+        shortcut = layers.AveragePooling2D(stride, padding="same")(x)
         shortcut = _convolve(shortcut, filters, activate=False, kernel=1)
     y = _convolve(x, filters, stride)
     y = _convolve(y, filters, activate=False)
@@ -58,20 +49,14 @@ def classic(size: int, channels: int, classes: int) -> keras.Model:
     """The original project's network: 60-60-30-30 filters, 500 units, dropout 0.5."""
     pixels = keras.Input((size, size, channels), dtype="uint8", name="image")
     x = layers.Rescaling(1 / 255)(pixels)
-    x = layers.Conv2D(60, 5, activation="relu")(x)
-    x = layers.Conv2D(60, 5, activation="relu")(x)
-    x = layers.MaxPooling2D(2)(x)
-    x = layers.Conv2D(30, 3, activation="relu")(x)
-    x = layers.Conv2D(30, 3, activation="relu")(x)
-    x = layers.MaxPooling2D(2)(x)
-    x = layers.Dropout(0.5)(x)
-    x = layers.Flatten()(x)
+    for filters, kernel in ((60, 5), (30, 3)):
+        x = layers.Conv2D(filters, kernel, activation="relu")(x)
+        x = layers.Conv2D(filters, kernel, activation="relu")(x)
+        x = layers.MaxPooling2D(2)(x)
+    x = layers.Flatten()(layers.Dropout(0.5)(x))
     x = layers.Dense(500, activation="relu")(x)
     x = layers.Dropout(0.5)(x)
     return keras.Model(pixels, layers.Dense(classes, name="logits")(x), name="classic")
 
 
-NETWORKS: dict[str, Callable[[int, int, int], keras.Model]] = {
-    "compact": compact,
-    "classic": classic,
-}
+NETWORKS: dict[str, Callable[..., keras.Model]] = {"compact": compact, "classic": classic}

@@ -11,22 +11,13 @@ from signs.training.augment import augment
 def sample_epoch(
     labels: npt.NDArray[np.int64], count: int, balance: float, rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """Choose the images of an epoch, in random order.
+    """(count,) indices into the classes of all training images (N,), in random order.
 
-    Systematic sampling (Madow 1949): with weights w, an image appears floor(n·w) or
-    ceil(n·w) times, so an epoch of as many as there are images shows each once.
-
-    Args:
-        labels: (N,) class of each training image.
-        count: how many to choose.
-        balance: 0 leaves the classes as frequent as they are, 1 makes them equally frequent.
-        rng: source of randomness.
-
-    Returns:
-        (count,) indices into `labels`.
+    Balance 0 leaves the classes as frequent as they are, 1 makes them equally frequent.
+    Systematic sampling (Madow 1949): with weights w, an image appears floor(count·w) or
+    ceil(count·w) times, so an epoch of as many as there are images shows each once.
     """
-    frequency = np.bincount(labels)[labels].astype(np.float64)
-    weights = frequency**-balance
+    weights = np.bincount(labels)[labels] ** -balance
     # A random order each epoch, or neighbours in the file would always compete.
     order = rng.permutation(len(labels))
     cumulative = np.cumsum(weights[order])
@@ -36,17 +27,14 @@ def sample_epoch(
 
 
 class EpochSampler:
-    """The images of each epoch: a function of seed and epoch alone.
-
-    So an epoch of a resumed training sees the same images in the same order.
-    """
+    """The images of each epoch; in a resumed training, too, seed and epoch alone decide them."""
 
     def __init__(self, data: Prepared, recipe: Recipe, seed: int) -> None:
         self._data, self._recipe, self._seed = data, recipe, seed
         self._rows = data.rows("train")
         self._labels = data.samples["label"].to_numpy()[self._rows]
         classes = len(data.labels)
-        # Outliers have the label -1, so they get the last row: all classes equally likely.
+        # One-hot; outliers have the label -1, so they get the last row: all classes alike.
         self._targets = np.vstack([np.eye(classes), np.full(classes, 1 / classes)]).astype("f4")
         self._count = recipe.steps_per_epoch * recipe.batch_size
         # With templates of few classes, the full share would swamp the epoch with those.
@@ -58,10 +46,7 @@ class EpochSampler:
         self._outlier_count = round(outliers * self._count)
 
     def sample(self, epoch: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-        """Augmented images, uint8 (n, size, size, channels), and targets (n, classes).
-
-        The targets are one-hot; those of auxiliary outliers are equal for all classes.
-        """
+        """Augmented images, uint8 (n, size, size, channels), and targets (n, classes)."""
         rng = np.random.default_rng([self._seed, epoch])
         data, balance = self._data, self._recipe.balance
         count = self._count - self._synthetic_count - self._outlier_count
