@@ -15,15 +15,11 @@ ENCRYPTED = 0x1
 class Archive:
     """A zip file whose members are read with one system call each.
 
-    zipfile's own set-up for a member takes longer than decoding a small photo.
+    zipfile's own set-up for a member takes longer than decoding a small photo. What cannot be
+    opened or read raises OSError or zipfile.BadZipFile.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the archive.
-
-        Raises:
-            OSError, zipfile.BadZipFile: it cannot be read.
-        """
         self._zip = zipfile.ZipFile(path)
 
     def sizes(self) -> dict[str, int]:
@@ -31,11 +27,7 @@ class Archive:
         return {info.filename: info.file_size for info in self._zip.infolist() if not info.is_dir()}
 
     def read(self, member: str) -> bytes:
-        """A file's bytes: no more than it says that it has.
-
-        Raises:
-            OSError, zipfile.BadZipFile: it cannot be read.
-        """
+        """A file's bytes: no more than it says that it has."""
         try:
             return self._read(self._zip.getinfo(member))
         except (zlib.error, EOFError, KeyError, RuntimeError) as error:
@@ -43,9 +35,8 @@ class Archive:
             raise zipfile.BadZipFile(f"cannot be unpacked ({error})") from error
 
     def _read(self, info: zipfile.ZipInfo) -> bytes:
-        member = info.filename
         if info.flag_bits & ENCRYPTED:
-            raise zipfile.BadZipFile(f"{member}: encrypted")
+            raise zipfile.BadZipFile(f"{info.filename}: encrypted")
         file = self._zip.fp
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or file is None:
             return self._zip.read(info)
@@ -53,7 +44,7 @@ class Archive:
         longest = LOCAL_HEADER.size + len(info.orig_filename.encode()) + LONGEST_EXTRA
         content = os.pread(file.fileno(), longest + info.compress_size, info.header_offset)
         if len(content) < LOCAL_HEADER.size or content[:4] != b"PK\3\4":
-            raise zipfile.BadZipFile(f"{member}: not where the archive's directory says")
+            raise zipfile.BadZipFile(f"{info.filename}: not where the archive's directory says")
         name_length, extra_length = LOCAL_HEADER.unpack_from(content)
         if extra_length > LONGEST_EXTRA:
             return self._zip.read(info)
@@ -62,5 +53,5 @@ class Archive:
         if info.compress_type:
             data = zlib.decompressobj(-15).decompress(data, info.file_size + 1)
         if zlib.crc32(data) != info.CRC:
-            raise zipfile.BadZipFile(f"{member}: wrong checksum, the archive is damaged")
+            raise zipfile.BadZipFile(f"{info.filename}: wrong checksum, the archive is damaged")
         return data

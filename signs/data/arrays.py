@@ -28,37 +28,26 @@ class PreparedError(UserError):
 
 @dataclass
 class Prepared:
-    """Images ready for a network, and what they are.
+    """Images ready for a network, uint8 (…, size, size, channels), and what they are.
 
-    Attributes:
-        images: uint8 (N, size, size, channels), mapped from disk.
-        samples: N rows, in the same order: file, class_id, label (index of the class),
-            group, split (train, validation, test or unused), height, width, and the region
-            left/top/right/bottom in shares of width and height (NaN: the whole image).
-        labels: one row a class, in label order: ClassId, Name.
-        synthetic_images: uint8 (M, size, size, channels), mapped from disk: synthetic photos of
-            the set's classes, for training only; M is 0 if there are none or none are wanted.
-        synthetic_labels: int64 (M,), their labels.
-        auxiliary_outliers: uint8 (K, size, size, channels), mapped from disk: photos of none of
-            the classes, for training only; K is 0 if none are wanted.
-        outlier_names: what they show.
-        settings: how the images were made from the photos.
-        split: how they were divided.
-        dataset: name of the data set.
-        digest: identifies the content of all of this.
+    `images` and, for training only, `synthetic_images` (of the same classes) and
+    `auxiliary_outliers` (of other classes) are mapped from disk; the latter two may be empty.
+    `samples` has one row an image: file, class_id, label (index of the class), group, split
+    (train, validation, test or unused), height, width, and the sign's region left/top/right/bottom
+    in shares of width and height (NaN: the whole image).
     """
 
     images: npt.NDArray[np.uint8]
     samples: pd.DataFrame
-    labels: pd.DataFrame
+    labels: pd.DataFrame  # one row a class, in label order: ClassId, Name
     synthetic_images: npt.NDArray[np.uint8]
     synthetic_labels: npt.NDArray[np.int64]
     auxiliary_outliers: npt.NDArray[np.uint8]
     outlier_names: list[str]
-    settings: ImageSettings
-    split: Split
+    settings: ImageSettings  # how the images were made from the photos
+    split: Split  # how they were divided
     dataset: str
-    digest: str
+    digest: str  # identifies the content of all of this
 
     def rows(self, split: str) -> npt.NDArray[np.int64]:
         """Row numbers of one split."""
@@ -86,17 +75,19 @@ def describe(
 
 
 def load(folder: Path = PREPARED) -> Prepared:
-    """Open the prepared files and check that they are whole.
+    """Open the prepared files; a missing or damaged one raises `PreparedError`.
 
     DVC checks out a damaged cache object without a word, so the check is ours.
-
-    Raises:
-        PreparedError: a file is missing or its content is not what preprocess wrote.
     """
     try:
         metadata: dict[str, Any] = json.loads((folder / METADATA).read_text(encoding="utf-8"))
         for name, expected in metadata["md5"].items():
-            _check(folder / name, expected)
+            if files.md5(folder / name) != expected:
+                raise PreparedError(
+                    f"{folder / name} is damaged: it is not what the preprocess stage wrote. "
+                    "Delete it and its copy in the cache, .dvc/cache/files/md5/"
+                    f"{expected[:2]}/{expected[2:]}, then run `dvc repro -f preprocess`."
+                )
         return Prepared(
             images=np.load(folder / IMAGES, mmap_mode="r"),
             samples=pd.read_csv(
@@ -116,13 +107,3 @@ def load(folder: Path = PREPARED) -> Prepared:
         raise PreparedError(
             f"{folder} is incomplete ({error}). Run `dvc repro -f preprocess`."
         ) from error
-
-
-def _check(path: Path, expected: str) -> None:
-    if files.md5(path) != expected:
-        raise PreparedError(
-            f"{path} is damaged: it is not what the preprocess stage wrote. "
-            f"Delete it and its copy in the cache, "
-            f".dvc/cache/files/md5/{expected[:2]}/{expected[2:]}, "
-            "then run `dvc repro -f preprocess`."
-        )

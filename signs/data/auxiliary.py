@@ -1,6 +1,7 @@
 """Photos that only train: synthetic ones of the same classes, and auxiliary outliers.
 
 Outlier exposure: D. Hendrycks et al., "Deep Anomaly Detection with Outlier Exposure" (ICLR 2019).
+Both functions raise `DatasetError` if the photos are missing or damaged.
 """
 
 from pathlib import Path
@@ -21,57 +22,49 @@ def add_synthetic(
     """Write the synthetic photos of the data set's classes, matched by name.
 
     A synthetic photo that the data set itself validates or tests with (somebody may have copied
-    it there) is left out.
+    it there) is left out. The files are empty if none are wanted.
 
     Args:
         settings: all parameters.
         labels: one row a class: ClassId, Name.
         samples: the data set's images, with digest and split.
-        folder: gets synthetic_images.npy and synthetic_labels.npy, empty if none are wanted.
+        folder: gets synthetic_images.npy and synthetic_labels.npy.
 
     Returns:
-        How many photos there are, of how many classes.
-
-    Raises:
-        DatasetError: the synthetic photos are missing or damaged.
+        The number of `photos`, and of the `classes` that they show.
     """
     path = folder / arrays.SYNTHETIC_IMAGES
+    kept = np.empty(0, np.int64)
     if settings.dataset == SYNTHETIC or not settings.train.recipe.synthetic_share:
         create_array(path, (0, *settings.images.shape))
-        np.save(folder / arrays.SYNTHETIC_LABELS, np.empty(0, np.int64))
-        return {"photos": 0, "classes": 0}
-    synthetic = layouts.read(SYNTHETIC)
-    names = labels["Name"].str.casefold()
-    names = names[~names.duplicated(keep=False)]  # nobody can tell which of two is meant
-    label_of = {name: label for label, name in names.items()}
-    table = synthetic.table
-    table["label"] = table["class_id"].map(synthetic.names).str.casefold().map(label_of)
-    synthetic.table = table[table["label"].notna()]
-    decoded = _decode(synthetic, settings.images, path)
-    held_out = samples["digest"][samples["split"].isin([splits.VALIDATION, splits.TEST])]
-    duplicate = decoded["digest"].isin(held_out).to_numpy()
-    if duplicate.any():
-        np.save(path, np.load(path)[~duplicate])
-    kept = decoded["label"][~duplicate].to_numpy(np.int64)
+    else:
+        synthetic = layouts.read(SYNTHETIC)
+        names = labels["Name"].str.casefold()
+        names = names[~names.duplicated(keep=False)]  # nobody can tell which of two is meant
+        label_of = {name: label for label, name in names.items()}
+        table = synthetic.table
+        table["label"] = table["class_id"].map(synthetic.names).str.casefold().map(label_of)
+        synthetic.table = table[table["label"].notna()]
+        decoded = _decode(synthetic, settings.images, path)
+        held_out = samples["digest"][samples["split"].isin([splits.VALIDATION, splits.TEST])]
+        duplicate = decoded["digest"].isin(held_out).to_numpy()
+        if duplicate.any():
+            np.save(path, np.load(path)[~duplicate])
+        kept = decoded["label"][~duplicate].to_numpy(np.int64)
     np.save(folder / arrays.SYNTHETIC_LABELS, kept)
     return {"photos": len(kept), "classes": len(np.unique(kept))}
 
 
 def add_outliers(settings: Params, labels: pd.DataFrame, folder: Path) -> list[str]:
-    """Write the auxiliary outliers; returns the names of what they show.
-
-    Raises:
-        DatasetError: they are missing or damaged.
-    """
+    """Write auxiliary_outliers.npy, empty if none are wanted; returns what it shows, sorted."""
     path = folder / arrays.AUXILIARY_OUTLIERS
     if not settings.train.recipe.auxiliary_outlier_share:
         create_array(path, (0, *settings.images.shape))
         return []
     outliers = layouts.read(AUXILIARY_OUTLIERS)
     # One's own data set may hold a class that is another label set's.
-    own = set(labels["Name"].str.casefold())
     names = outliers.table["class_id"].map(outliers.names)
-    foreign = ~names.str.casefold().isin(own)
+    foreign = ~names.str.casefold().isin(labels["Name"].str.casefold())
     outliers.table = outliers.table[foreign]
     _decode(outliers, settings.images, path)
     return sorted(names[foreign].unique())

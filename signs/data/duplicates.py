@@ -12,29 +12,25 @@ import numpy.typing as npt
 
 from signs.data.splits import TEST, TRAIN, VALIDATION, Ints, Strings
 
-Pairs = npt.NDArray[np.int64]
+Pairs = npt.NDArray[np.int64]  # (M, 2) image numbers
+Thumbnails = npt.NDArray[np.uint8]  # (N, side, side), grey
 
 BLOCK = 1024
 
 
 def same_value_pairs(values: Strings) -> Pairs:
-    """Pairs (M, 2) that chain all images with the same non-empty value."""
+    """Pairs that chain all images with the same non-empty value."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     same = (ordered[1:] == ordered[:-1]) & (ordered[1:] != "")
     return np.stack([order[:-1][same], order[1:][same]], axis=1)
 
 
-def near_duplicate_pairs(
-    thumbnails: npt.NDArray[np.uint8], labels: Ints, similarity: float
-) -> Pairs:
-    """Pairs (M, 2) of images of one class whose thumbnails correlate above `similarity`.
+def near_duplicate_pairs(thumbnails: Thumbnails, labels: Ints, similarity: float) -> Pairs:
+    """Pairs of images of one class whose thumbnails' Pearson correlation exceeds `similarity`.
 
-    Args:
-        thumbnails: uint8 (N, side, side), grey.
-        labels: (N,); images of different classes are not compared, as 60 and 80 km/h
-            signs look alike without being the same photo.
-        similarity: Pearson correlation, 0 to 1.
+    Images of different classes are not compared: 60 and 80 km/h signs look alike without being
+    the same photo.
     """
     pairs = [np.empty((0, 2), np.int64)]
     for label in np.unique(labels):
@@ -46,7 +42,7 @@ def near_duplicate_pairs(
 
 
 def _correlated(
-    left: npt.NDArray[np.uint8], right: npt.NDArray[np.uint8], similarity: float
+    left: Thumbnails, right: Thumbnails, similarity: float
 ) -> Iterator[tuple[Ints, Ints]]:
     """Index pairs whose correlation exceeds `similarity`, in blocks that bound the memory."""
     for start in range(0, len(left), BLOCK):
@@ -57,13 +53,12 @@ def _correlated(
             yield first + start, second + offset
 
 
-def _standardise(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def _standardise(thumbnails: Thumbnails) -> npt.NDArray[np.float32]:
     flat = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)
     # A blank image correlates with nothing.
-    norms = np.linalg.norm(flat, axis=1, keepdims=True)
-    result: npt.NDArray[np.float32] = flat / np.maximum(norms, 1e-6)
-    return result
+    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+    return flat
 
 
 def groups(count: int, pairs: Pairs) -> Ints:
@@ -72,7 +67,7 @@ def groups(count: int, pairs: Pairs) -> Ints:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), (count, count))
+    graph = coo_array((np.ones(len(pairs), bool), pairs.T), (count, count))
     components: Ints = connected_components(graph, directed=False)[1].astype(np.int64)
     return components
 
@@ -89,18 +84,17 @@ def count_shared(split: Strings, values: Strings) -> dict[str, int]:
 
 
 def count_near_duplicates(
-    split: Strings, thumbnails: npt.NDArray[np.uint8], labels: Ints, similarity: float
+    split: Strings, thumbnails: Thumbnails, labels: Ints, similarity: float
 ) -> dict[str, int]:
     """How many validation and test images have a near-duplicate of their class in training."""
-    counts = {}
+    counts = {VALIDATION: 0, TEST: 0}
     # The same product, summed in other blocks than when grouping, differs in its last digits.
     similarity += 1e-5
-    for name in (VALIDATION, TEST):
-        found = 0
+    for name in counts:
         for label in np.unique(labels):
-            held_out = thumbnails[(split == name) & (labels == label)]
-            training = thumbnails[(split == TRAIN) & (labels == label)]
+            held_out, training = (
+                thumbnails[(split == side) & (labels == label)] for side in (name, TRAIN)
+            )
             matched = [first for first, _ in _correlated(held_out, training, similarity)]
-            found += len(np.unique(np.concatenate(matched))) if matched else 0
-        counts[name] = found
+            counts[name] += len(np.unique(np.concatenate(matched))) if matched else 0
     return counts

@@ -26,7 +26,7 @@ CLOSING_MARKS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 TRAILING_BYTES = 1024
 
 Image = npt.NDArray[np.uint8]
-# Left, top, right and bottom in shares of width and height, 0 to 1.
+# Where the sign is: left, top, right and bottom in shares of width and height, 0 to 1.
 Region = tuple[float, float, float, float]
 REGION = ["left", "top", "right", "bottom"]  # its columns in tables
 
@@ -38,10 +38,8 @@ class ImageError(UserError):
 def decode(content: bytes) -> Image:
     """Decode a photo: RGB, uint8 (H, W, 3), rotated as its EXIF entry says.
 
-    Grey, palette, alpha, 16-bit and CMYK files all become 8-bit colour.
-
-    Raises:
-        ImageError: empty, no image, truncated, too many pixels or too small.
+    Grey, palette, alpha, 16-bit and CMYK files all become 8-bit colour. What is empty, no image,
+    truncated, too large or too small raises `ImageError`.
     """
     if not content:
         raise ImageError("the file is empty")
@@ -68,24 +66,11 @@ def decode(content: bytes) -> Image:
     return image  # type: ignore[return-value]
 
 
-def prepare(
-    image: Image,
-    settings: ImageSettings,
-    region: Region | None = None,
-) -> Image:
-    """Crop and resize a decoded photo, and equalize its contrast.
+def prepare(image: Image, settings: ImageSettings, region: Region | None = None) -> Image:
+    """Crop and resize a decoded photo (H, W, 3), and equalize its contrast.
 
-    Args:
-        image: RGB, uint8 (H, W, 3).
-        settings: what the network was, or will be, trained with.
-        region: where the sign is, as (left, top, right, bottom) in shares of width
-            and height, 0 to 1; None if the photo shows just the sign.
-
-    Returns:
-        uint8 (size, size, 3) RGB, or (size, size, 1) grey.
-
-    Raises:
-        ImageError: the region lies outside of the image.
+    Gives uint8 (size, size, 3) RGB, or (size, size, 1) grey. Without a region the photo shows
+    just the sign; `ImageError` if the region lies outside of the photo.
     """
     equalized: Image = equalize(crop_and_resize(image, settings, region)[None], settings)[0]
     return equalized
@@ -102,17 +87,10 @@ def crop_and_resize(image: Image, settings: ImageSettings, region: Region | None
 
 
 def equalize(stack: Image, settings: ImageSettings) -> Image:
-    """The second half of `prepare`: colour and contrast, of many images at once.
+    """The second half of `prepare`, from (N, size, size, 3) to (N, size, size, channels).
 
     One below the other, they are one tall image to OpenCV, whose calls cost more than
     converting a small image does.
-
-    Args:
-        stack: RGB, uint8 (N, size, size, 3).
-        settings: as for `prepare`.
-
-    Returns:
-        uint8 (N, size, size, 3) RGB, or (N, size, size, 1) grey.
     """
     count, side = stack.shape[:2]
     tall = stack.reshape(count * side, side, 3)
@@ -137,10 +115,8 @@ def _crop(image: Image, region: Region, margin: float) -> Image:
     height, width = image.shape[:2]
     left, top, right, bottom = region
     across, down = margin * (right - left), margin * (bottom - top)
-    x1 = max(0, round((left - across) * width))
-    y1 = max(0, round((top - down) * height))
-    x2 = min(width, round((right + across) * width))
-    y2 = min(height, round((bottom + down) * height))
+    x1, x2 = max(0, round((left - across) * width)), min(width, round((right + across) * width))
+    y1, y2 = max(0, round((top - down) * height)), min(height, round((bottom + down) * height))
     if x2 - x1 < 2 or y2 - y1 < 2:
         raise ImageError(f"the sign's region {region} lies outside of the image")
     return image[y1:y2, x1:x2]

@@ -16,9 +16,10 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from functools import cache
+from math import isnan, nan
+from pathlib import Path, PurePath, PurePosixPath
 
-import numpy as np
 import pandas as pd
 
 from signs.data.archives import Archive
@@ -51,38 +52,30 @@ class DatasetError(UserError):
 class Dataset:
     """A raw data set.
 
-    Attributes:
-        folder: where it is.
-        table: one row an image: file (path below the folder; archives count as folders),
-            class_id, track (photos of one physical sign; "" if unknown), fixed_split
-            ("test" if the set says so, else ""), left/top/right/bottom (the sign's region
-            in shares of width and height; NaN if the whole image is the sign).
-        names: class id → name.
-        problems: (file, what is wrong) for all that was left out of the table.
+    `table` has one row an image: file (path below the folder; archives count as folders),
+    class_id, track (photos of one physical sign; "" if unknown), fixed_split ("test" if the set
+    says so, else ""), left/top/right/bottom (the sign's region in shares of width and height;
+    NaN if the whole image is the sign).
     """
 
     folder: Path
     table: pd.DataFrame
-    names: dict[int, str]
-    problems: list[Problem] = field(default_factory=list)
+    names: dict[int, str]  # of the class ids
+    problems: list[Problem] = field(default_factory=list)  # all that was left out of the table
 
 
 def read(name: str, data: Path = DATA) -> Dataset:
     """The images of the data set `name`; decodes none of them.
 
-    Raises:
-        DatasetError: missing, empty, incomplete or damaged set, or unusable labels.
+    A set that is missing, empty, incomplete or damaged, or unusable labels: `DatasetError`.
     """
     folder = data / name
     if not folder.is_dir():
         raise DatasetError(
             f"The data set {name!r} is not there: {folder} is missing. {_how_to_get(name)}"
         )
-    if (folder / GTSRB_TRAINING).exists():
-        rows, problems = _gtsrb(folder)
-        folder_names: dict[int, str] = {}
-    else:
-        rows, problems, folder_names = _class_folders(folder)
+    is_gtsrb = (folder / GTSRB_TRAINING).exists()
+    rows, problems, names = _gtsrb(folder) if is_gtsrb else _class_folders(folder)
     if not rows:
         raise DatasetError(
             f"{folder} holds no images. Expected class sub-folders with images, zip archives "
@@ -90,15 +83,23 @@ def read(name: str, data: Path = DATA) -> Dataset:
         )
     table = pd.DataFrame(rows, columns=COLUMNS)
     _check_count(name, table)
-    names = _names(folder, name, sorted(table["class_id"].unique()), folder_names)
-    return Dataset(folder, table, names, problems)
+    labels = [folder / "labels.csv", LABELS / f"{name}.csv"]
+    if is_gtsrb:
+        labels.append(LABELS / "gtsrb.csv")
+    path = next((path for path in labels if path.exists()), None)
+    names = read_labels(path) if path else names
+    class_ids = sorted(table["class_id"].unique())
+    missing = [str(i) for i in class_ids if i not in names]
+    if missing:
+        raise DatasetError(f"{path} has no name for class {', '.join(missing)}.")
+    return Dataset(folder, table, {i: names[i] for i in class_ids}, problems)
 
 
 def regions(table: pd.DataFrame) -> list[Region | None]:
     """The sign's region on each photo; None where it is the whole image."""
     return [
-        None if np.isnan(region[0]) else (region[0], region[1], region[2], region[3])
-        for region in table[REGION].to_numpy(dtype=float)
+        None if isnan(left) else (left, top, right, bottom)
+        for left, top, right, bottom in table[REGION].to_numpy(dtype=float).tolist()
     ]
 
 
@@ -107,36 +108,30 @@ class Reader:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._archives: dict[str, Archive] = {}
+        self._archive = cache(lambda name: Archive(folder / name))
 
     def read(self, file: str) -> bytes:
-        """The file's bytes.
-
-        Raises:
-            OSError, zipfile.BadZipFile: it cannot be read.
-        """
+        """The file's bytes; OSError or zipfile.BadZipFile if it cannot be read."""
         archive, zipped, member = file.partition(".zip/")
-        if not zipped:
-            return (self._folder / file).read_bytes()
-        if archive not in self._archives:
-            self._archives[archive] = Archive(self._folder / f"{archive}.zip")
-        return self._archives[archive].read(member)
+        if zipped:
+            return self._archive(f"{archive}.zip").read(member)
+        return (self._folder / file).read_bytes()
 
 
 def _how_to_get(name: str) -> str:
+    if name in ("synthetic", "ood", "auxiliary_outliers"):
+        return "`dvc repro synthesize` makes it."
     return {
-        "synthetic": "`dvc repro synthesize` makes it.",
-        "ood": "`dvc repro synthesize` makes it.",
-        "auxiliary_outliers": "`dvc repro synthesize` makes it.",
         "signs": "`make data` fetches it, or `dvc pull data.dvc` from your team's remote.",
         "gtsrb": "docs/data.md says which official archives belong there, or `dvc pull gtsrb.dvc`.",
     }.get(name, f"Put one sub-folder for each class into data/{name}.")
 
 
 def _check_count(name: str, table: pd.DataFrame) -> None:
-    test = table["fixed_split"] == "test"
+    tested = int((table["fixed_split"] == "test").sum())
+    counts = {"training": len(table) - tested, "test": tested}
     for part, expected in EXPECTED_FILES.get(name, {}).items():
-        found = int(test.sum() if part == "test" else (~test).sum())
+        found = counts[part]
         if found != expected and (found or part == "training"):
             raise DatasetError(
                 f"data/{name} holds {found:,} {part} images, the full set has {expected:,}: "
@@ -148,16 +143,15 @@ def _check_count(name: str, table: pd.DataFrame) -> None:
 def _class_folders(folder: Path) -> tuple[list[Row], list[Problem], dict[int, str]]:
     """Images by class sub-folder, in the folder itself and in its zip archives."""
     by_class, problems = _files_by_class(folder)
-    numeric = [name.isdecimal() for name in by_class]
-    if any(numeric) and not all(numeric):
-        odd = sorted(name for name in by_class if not name.isdecimal())
+    named = sorted(name for name in by_class if not name.isdecimal())
+    if named and len(named) < len(by_class):
         raise DatasetError(
-            f"{folder} mixes numbered class folders with named ones ({', '.join(odd[:5])}); "
+            f"{folder} mixes numbered class folders with named ones ({', '.join(named[:5])}); "
             "use numbers for all classes or names for all."
         )
     # 10 comes after 9, not after 1: text order would give the classes wrong names.
-    order = sorted(by_class, key=int) if all(numeric) else sorted(by_class)
-    ids = [int(name) for name in order] if all(numeric) else list(range(len(order)))
+    order = named or sorted(by_class, key=int)
+    ids = list(range(len(named))) or [int(name) for name in order]
     repeated = sorted({str(i) for i in ids if ids.count(i) > 1})
     if repeated:
         raise DatasetError(f"{folder} has several folders for class {', '.join(repeated)}.")
@@ -165,7 +159,7 @@ def _class_folders(folder: Path) -> tuple[list[Row], list[Problem], dict[int, st
     for class_id, name in zip(ids, order, strict=True):
         if not by_class[name]:
             problems.append((name, "the class folder is empty"))
-        rows += [(file, class_id, "", "", *[float("nan")] * 4) for file in by_class[name]]
+        rows += [(file, class_id, "", "", *[nan] * 4) for file in by_class[name]]
     return rows, problems, dict(zip(ids, order, strict=True))
 
 
@@ -174,45 +168,39 @@ def _files_by_class(folder: Path) -> tuple[dict[str, list[str]], list[Problem]]:
     by_class: dict[str, list[str]] = {}
     problems: list[Problem] = []
     for path in sorted(path for path in folder.iterdir() if path.name[0] != "."):
-        if path.is_dir():
-            by_class.setdefault(path.name, []).extend(_files_of_class(folder, path))
-            continue
-        members = _members(path) if path.suffix == ".zip" else [""]
-        for member in map(PurePosixPath, members):
-            file = (PurePosixPath(path.name) / member).as_posix()
-            if member.name.startswith("."):
+        is_folder, is_archive = path.is_dir(), path.suffix == ".zip"
+        found: list[PurePath] = [path.relative_to(folder)]
+        if is_folder:
+            by_class.setdefault(path.name, [])
+            found = [p.relative_to(folder) for p in sorted(path.rglob("*")) if p.is_file()]
+        elif is_archive:
+            found = [PurePosixPath(path.name, member) for member in _members(path)]
+        for file in found:
+            name, depth = file.as_posix(), len(file.parts)
+            if file.name.startswith("."):
                 continue
-            if member.parent.name:
-                by_class.setdefault(member.parent.name, []).append(file)
-            elif PurePosixPath(file).suffix.lower() in SUFFIXES:
-                problems.append((file, "is in no class folder"))
+            if is_folder and depth > 2:
+                raise DatasetError(
+                    f"{folder / name} is too deep: images belong directly into their "
+                    f"class folder, as in {folder.name}/<class>/<image>."
+                )
+            if depth > 1 + is_archive:
+                by_class.setdefault(file.parent.name, []).append(name)
+            elif file.suffix.lower() in SUFFIXES:
+                problems.append((name, "is in no class folder"))
     return by_class, problems
 
 
-def _files_of_class(folder: Path, path: Path) -> list[str]:
-    found = sorted(p for p in path.rglob("*") if p.is_file() and p.name[0] != ".")
-    names = [p.relative_to(folder).as_posix() for p in found]
-    deeper = [name for name in names if name.count("/") > 1]
-    if deeper:
-        raise DatasetError(
-            f"{folder / deeper[0]} is too deep: images belong directly into their "
-            f"class folder, as in {folder.name}/<class>/<image>."
-        )
-    return names
-
-
-def _gtsrb(folder: Path) -> tuple[list[Row], list[Problem]]:
-    training = folder / GTSRB_TRAINING
-    rows, problems = _gtsrb_archive(training, training, "")
-    test = folder / GTSRB_TEST, folder / GTSRB_TEST_LABELS
-    absent = [path.name for path in test if not path.exists()]
-    if not absent:
-        more_rows, more_problems = _gtsrb_archive(*test, "test")
-        return rows + more_rows, problems + more_problems
-    if len(absent) == 1:
-        present = next(path.name for path in test if path.exists())
-        raise DatasetError(f"{folder} has {present} but not {absent[0]}; the test set needs both.")
-    return rows, problems
+def _gtsrb(folder: Path) -> tuple[list[Row], list[Problem], dict[int, str]]:
+    rows, problems = _gtsrb_archive(folder / GTSRB_TRAINING, folder / GTSRB_TRAINING, "")
+    present = [name for name in (GTSRB_TEST, GTSRB_TEST_LABELS) if (folder / name).exists()]
+    if len(present) == 1:
+        (absent,) = {GTSRB_TEST, GTSRB_TEST_LABELS} - {*present}
+        raise DatasetError(f"{folder} has {present[0]} but not {absent}; the test set needs both.")
+    if present:
+        tested = _gtsrb_archive(folder / GTSRB_TEST, folder / GTSRB_TEST_LABELS, "test")
+        rows, problems = rows + tested[0], problems + tested[1]
+    return rows, problems, {}
 
 
 def _gtsrb_archive(images: Path, tables: Path, split: str) -> tuple[list[Row], list[Problem]]:
@@ -238,8 +226,8 @@ def _gtsrb_archive(images: Path, tables: Path, split: str) -> tuple[list[Row], l
     return rows, problems
 
 
-def _gtsrb_table(archive: Path, table: str) -> Iterator[tuple[str, int, tuple[float, ...]]]:
-    """File name, class id and region of each row of a table of the benchmark."""
+def _gtsrb_table(archive: Path, table: str) -> Iterator[tuple[str, int, Region]]:
+    """File name, class id and region of each row; a region's edges in the CSV belong to it."""
     place = f"{archive.name}/{table}"
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -247,32 +235,24 @@ def _gtsrb_table(archive: Path, table: str) -> Iterator[tuple[str, int, tuple[fl
     except (zipfile.BadZipFile, zlib.error, UnicodeDecodeError) as error:
         raise DatasetError(f"{place} cannot be read: {error}.") from error
     reader = csv.DictReader(io.StringIO(text), delimiter=";")
-    if reader.fieldnames is None or list(reader.fieldnames) != GTSRB_COLUMNS:
+    if list(reader.fieldnames or []) != GTSRB_COLUMNS:
         raise DatasetError(f"{place} must have the columns {';'.join(GTSRB_COLUMNS)}.")
     for row in reader:
         try:
-            yield row["Filename"], int(row["ClassId"]), _region(row)
+            width, height, x1, y1, x2, y2, class_id = (int(row[c]) for c in GTSRB_COLUMNS[1:])
+            if not (0 <= x1 <= x2 < width and 0 <= y1 <= y2 < height):
+                raise ValueError(f"{x1} to {x2} of {width}, {y1} to {y2} of {height} pixels")
         except (TypeError, ValueError) as error:
             raise DatasetError(
                 f"{place}, line {reader.line_num}: a value is missing, is "
                 f"no whole number, or the region lies outside of the image ({error})."
             ) from error
-
-
-def _region(row: dict[str, str]) -> tuple[float, ...]:
-    """The sign's region in shares of width and height; its edges in the CSV belong to it."""
-    width, height, x1, y1, x2, y2 = (int(row[column]) for column in GTSRB_COLUMNS[1:7])
-    if not (0 <= x1 <= x2 < width and 0 <= y1 <= y2 < height):
-        raise ValueError(f"{x1} to {x2} of {width}, {y1} to {y2} of {height} pixels")
-    return x1 / width, y1 / height, (x2 + 1) / width, (y2 + 1) / height
+        region = (x1 / width, y1 / height, (x2 + 1) / width, (y2 + 1) / height)
+        yield row["Filename"], class_id, region
 
 
 def _members(path: Path) -> list[str]:
-    """The archive's files.
-
-    Raises:
-        DatasetError: truncated, no zip, or a path that leaves the archive.
-    """
+    """The archive's files; `DatasetError` if it is truncated, no zip, or has unsafe paths."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [info.filename for info in archive.infolist() if not info.is_dir()]
@@ -287,29 +267,8 @@ def _members(path: Path) -> list[str]:
     return names
 
 
-def _names(
-    folder: Path, name: str, class_ids: list[int], folder_names: dict[int, str]
-) -> dict[int, str]:
-    """Class names from a labels CSV; from the folders if there is none."""
-    candidates = [folder / "labels.csv", LABELS / f"{name}.csv"]
-    if (folder / GTSRB_TRAINING).exists():
-        candidates.append(LABELS / "gtsrb.csv")
-    path = next((p for p in candidates if p.exists()), None)
-    if path is None:
-        return {i: folder_names.get(i, str(i)) for i in class_ids}
-    names = read_labels(path)
-    missing = [str(i) for i in class_ids if i not in names]
-    if missing:
-        raise DatasetError(f"{path} has no name for class {', '.join(missing)}.")
-    return {i: names[i] for i in class_ids}
-
-
 def read_labels(path: Path) -> dict[int, str]:
-    """Class id → name from a CSV with the columns ClassId and Name.
-
-    Raises:
-        DatasetError: other columns or encoding, a bad row, or a class that is named twice.
-    """
+    """Class id → name from a CSV with the columns ClassId and Name; `DatasetError` otherwise."""
     try:
         reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
     except UnicodeDecodeError as error:
@@ -319,12 +278,10 @@ def read_labels(path: Path) -> dict[int, str]:
     names: dict[int, str] = {}
     for row in reader:
         class_id, name = (row["ClassId"] or "").strip(), (row["Name"] or "").strip()
+        place = f"{path}, line {reader.line_num}"
         if not class_id.isdecimal() or not name:
-            raise DatasetError(f"{path}, line {reader.line_num}: a class id or name is wrong.")
+            raise DatasetError(f"{place}: a class id or name is wrong.")
         if int(class_id) in names:
-            raise DatasetError(
-                f"{path}, line {reader.line_num}: class {class_id} is named twice. "
-                "Remove one of the rows."
-            )
+            raise DatasetError(f"{place}: class {class_id} is named twice. Remove one of the rows.")
         names[int(class_id)] = name
     return names

@@ -1,11 +1,11 @@
 """Where photos come from: files, folders, zip archives and standard input."""
 
-import functools
 import re
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from signs.data import images
@@ -37,11 +37,7 @@ class Source:
 
 
 def at(path: str) -> Iterator[Source]:
-    """The photos at a path; those of a folder in natural order.
-
-    Raises:
-        UserError: there are none.
-    """
+    """The photos at a path; those of a folder in natural order; `UserError` if there are none."""
     root = Path(path)
     if path == "-":
         yield Source("-", 0, _read_input)
@@ -50,27 +46,23 @@ def at(path: str) -> Iterator[Source]:
         raise UserError(f"{path} does not exist.")
     files = [root]
     if root.is_dir():
-        candidates = (file for file in root.rglob("*") if file.is_file() and _is_used(file))
-        files = sorted(candidates, key=lambda file: natural(str(file)))
+        used = (*images.SUFFIXES, ".zip")
+        candidates = (file for file in root.rglob("*") if is_photo(file.name, used))
+        files = sorted(filter(Path.is_file, candidates), key=lambda file: natural(str(file)))
         if not files:
             raise UserError(f"{path} holds neither photos ({suffixes()}) nor zip archives.")
     for file in files:
-        yield from _archived(file) if _is_archive(file) else [_file(file)]
+        if file.suffix.lower() == ".zip":
+            yield from _archived(file)
+        else:
+            yield limited_source(str(file), file.stat().st_size, file.read_bytes)
 
 
-def _is_used(file: Path) -> bool:
-    return is_photo(file.name) or (_is_archive(file) and file.name[0] != ".")
-
-
-def is_photo(name: str) -> bool:
-    """Whether a file of this name counts as a photo."""
+def is_photo(name: str, used: Iterable[str] = images.SUFFIXES) -> bool:
+    """Whether a file of this name counts as a photo: one with a suffix that is used."""
     # Hidden files do not: macOS adds one for each photo of an archive.
     hidden = name.rpartition("/")[2].startswith(".")
-    return not hidden and name.lower().endswith(tuple(images.SUFFIXES))
-
-
-def _is_archive(file: Path) -> bool:
-    return file.suffix.lower() == ".zip"
+    return not hidden and name.lower().endswith(tuple(used))
 
 
 def suffixes() -> str:
@@ -84,32 +76,25 @@ def natural(name: str) -> list[str | int]:
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
 
 
-def _file(path: Path) -> Source:
-    size = path.stat().st_size
-    return Source(str(path), min(size, images.MAX_BYTES), lambda: limited(size, path.read_bytes))
-
-
 def _archived(path: Path) -> Iterator[Source]:
     try:
         archive = Archive(path)
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} cannot be read as a zip archive: {error}") from error
-    sizes = archive.sizes()
-    members = list(filter(is_photo, sizes))
-    if not members:
+    photos = [(member, size) for member, size in archive.sizes().items() if is_photo(member)]
+    if not photos:
         raise UserError(f"{path} holds no photos ({suffixes()}).")
-    for member in members:
-        size = sizes[member]
-        read = functools.partial(limited, size, functools.partial(archive.read, member))
-        yield Source(f"{path}/{member}", min(size, images.MAX_BYTES), read)
+    for member, size in photos:
+        yield limited_source(f"{path}/{member}", size, partial(archive.read, member))
+
+
+def limited_source(name: str, size: int, read: Callable[[], bytes]) -> Source:
+    """A photo of `size` bytes that is not read if it is too large."""
+    return Source(name, min(size, images.MAX_BYTES), partial(limited, size, read))
 
 
 def limited(size: int, read: Callable[[], bytes]) -> bytes:
-    """Read a photo of `size` bytes.
-
-    Raises:
-        PhotoError: it is too large; it is not read.
-    """
+    """Read a photo of `size` bytes; `PhotoError` instead if it is too large."""
     if size > images.MAX_BYTES:
         raise PhotoError(f"more than {images.MAX_BYTES // 2**20} MB")
     return read()

@@ -27,12 +27,8 @@ def assign(labels: Ints, group: Ints, settings: Split, fixed_test: Bools | None 
         labels: (N,) class of each image.
         group: (N,) group of each image.
         settings: number of folds, the one to test, share of validation, seed.
-        fixed_test: (N,) which images are the set's own test images; no others test then, and
-            validation begins with the chosen fold.
-
-    Returns:
-        (N,) "train", "validation", "test", or "unused" for the rest of a group that the
-        set's own test images belong to.
+        fixed_test: (N,) which images are the set's own test images. No others test then; the
+            rest of their groups is "unused", and validation begins with the chosen fold.
     """
     fixed = np.zeros(len(labels), bool) if fixed_test is None else fixed_test
     free = ~np.isin(group, group[fixed])
@@ -45,29 +41,24 @@ def assign(labels: Ints, group: Ints, settings: Split, fixed_test: Bools | None 
         rng = np.random.default_rng([settings.seed, int(label)])
         ids, counts = np.unique(group[free & (class_of_group == label)], return_counts=True)
         sizes = dict(zip(ids.tolist(), counts.tolist(), strict=True))
-        order = rng.permutation(ids).tolist()
-        tested, validated = _divide_class(order, sizes, settings, not fixed.any(), rng)
+        tested, validated = _divide_class(sizes, settings, not fixed.any(), rng)
         split[np.isin(group, tested) & free] = TEST
         split[np.isin(group, validated) & free] = VALIDATION
     return split
 
 
 def _divide_class(
-    order: list[int],
-    sizes: dict[int, int],
-    settings: Split,
-    needs_test: bool,
-    rng: np.random.Generator,
+    sizes: dict[int, int], settings: Split, needs_test: bool, rng: np.random.Generator
 ) -> tuple[list[int], list[int]]:
     """The groups of one class that test, and those that validate; the others train."""
     total = sum(sizes.values())
-    movable = [i for i in order if 2 * sizes[i] <= total]
-    always_training = len(order) - len(movable)
+    movable = [i for i in rng.permutation(list(sizes)).tolist() if 2 * sizes[i] <= total]
+    always_training = len(sizes) - len(movable)
     if not movable:
         return [], []
     sides = (2 if needs_test else 1) + (0 if always_training else 1)
-    wanted = round(settings.folds * sum(sizes[i] for i in movable) / total)
-    folds = _deal(movable, sizes, min(max(wanted, sides), len(movable)))
+    count = round(settings.folds * sum(sizes[i] for i in movable) / total)
+    folds = _deal(movable, sizes, min(max(count, sides), len(movable)))
     rng.shuffle(folds)
     turn = settings.fold % len(folds)
     folds = folds[turn:] + folds[:turn]
@@ -78,7 +69,12 @@ def _divide_class(
     # Not the smallest group may be what is left for training.
     kept = None if always_training else max(reversed(left), key=sizes.__getitem__)
     candidates = [i for i in left if i != kept]
-    validated = _fill(candidates, sizes, settings.validation * total)
+    validated: list[int] = []
+    taken = 0
+    for group in candidates:
+        if taken + sizes[group] <= settings.validation * total + 0.5:
+            validated.append(group)
+            taken += sizes[group]
     if not validated:
         next_fold = [i for i in folds[0] if i != kept]
         validated = [min(next_fold or candidates, key=sizes.__getitem__)]
@@ -94,14 +90,3 @@ def _deal(order: list[int], sizes: dict[int, int], count: int) -> list[list[int]
         folds[smallest].append(group)
         images[smallest] += sizes[group]
     return folds
-
-
-def _fill(order: list[int], sizes: dict[int, int], target: float) -> list[int]:
-    """Groups in the given order that fit into `target` images."""
-    chosen: list[int] = []
-    taken = 0
-    for group in order:
-        if taken + sizes[group] <= target + 0.5:
-            chosen.append(group)
-            taken += sizes[group]
-    return chosen

@@ -1,9 +1,9 @@
 """Synthetic photos of traffic signs, rendered from vector templates.
 
 A photo is one template of its class seen askew, in some light, before some background, by a
-camera that blurs and adds noise. The photos are unrealistic on purpose: a network that has seen
-more variation than reality holds reads real signs. Nothing is ever flipped, because that changes
-the meaning of eight classes.
+camera that blurs and adds noise. The photos vary more than real ones on purpose: a network that
+was trained on them reads real signs. Nothing is ever flipped, because that changes the meaning of
+eight classes. Scenes and layers are float32 arrays (side, side, channels), colours are BGR.
 """
 
 import math
@@ -39,6 +39,10 @@ class Dice(random.Random):
         """A value of the range."""
         return self.uniform(limits.low, limits.high)
 
+    def logarithmic(self, limits: Range) -> float:
+        """A value of the range, as often in each octave of it."""
+        return float(limits.low * (limits.high / limits.low) ** self.random())
+
     def either_way(self, most: float) -> float:
         """`-most` to `most`."""
         return self.uniform(-most, most)
@@ -58,15 +62,9 @@ def render(settings: Synthesize, labels: str, class_id: int, index: int) -> byte
     Class `NO_SIGN` is a background, with an edge of some sign perhaps.
     """
     dice = Dice(f"{settings.seed} {class_id} {index}")
-    photo = _photograph(settings, labels, class_id, dice)
-    quality = round(dice.within(settings.quality))
-    return cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
-
-
-def _photograph(settings: Synthesize, labels: str, class_id: int, dice: Dice) -> Image:
-    # As many small frames as large ones on a logarithmic scale: a car sees a sign grow.
-    side = round(settings.size.low * (settings.size.high / settings.size.low) ** dice.random())
-    light = _level(settings, dice)
+    # A car sees a sign grow.
+    side = round(dice.logarithmic(settings.size))
+    light = dice.logarithmic(settings.brightness)  # grey level of white paint
     scene = _background(settings, dice, labels, side, light)
     if class_id != NO_SIGN:
         template = dice.one_of(templates_of(labels)[class_id])
@@ -77,22 +75,16 @@ def _photograph(settings: Synthesize, labels: str, class_id: int, dice: Dice) ->
     # Stray light in the lens lifts the blacks.
     haze = settings.haze * dice.random() * min(light, 255)
     photo = _expose(settings, dice, scene, haze, light)
-    return _mosaic(photo) if dice.random() < settings.mosaic else photo
-
-
-def _level(settings: Synthesize, dice: Dice) -> float:
-    """Grey level of white paint, uniform on a logarithmic scale: dark signs are common."""
-    low, high = settings.brightness.low, settings.brightness.high
-    return float(low * (high / low) ** dice.random())
+    if dice.random() < settings.mosaic:
+        photo = _mosaic(photo)
+    quality = round(dice.within(settings.quality))
+    return cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
 def _corners(
     settings: Synthesize, dice: Dice, side: int, offset: tuple[float, float] = (0, 0)
 ) -> Floats:
-    """Where the template's four corners come to lie, float32 (4, 2) in pixels.
-
-    `offset`, in sides, is how far the sign lies off the frame's middle.
-    """
+    """Pixels (4, 2) where a template's corners lie; `offset`, in sides, is from the middle."""
     half = side * (0.5 - dice.within(settings.margin))
     width = half * (1 + dice.either_way(settings.aspect))
     height = half * (1 + dice.either_way(settings.aspect))
@@ -124,17 +116,14 @@ def _paint(
     layer = cv2.warpPerspective(tile, matrix, (side, side), flags=cv2.INTER_LINEAR)
     if settings.bend:
         layer = _bend(layer, settings.bend * dice.random(), dice)
-
     fading = settings.fade * dice.random() ** 2
     angle = math.radians(dice.either_way(settings.hue))
-    mixing = _hue_and_saturation(angle, dice.within(settings.saturation))
-    colours = []
-    for row in mixing:
+    colours = np.array(_hue_and_saturation(angle, dice.within(settings.saturation)))
+    for row in colours:
         # Neither the sun's colour nor the camera's white balance is neutral.
-        tint = (1 + dice.either_way(0.1)) * (1 - fading) * light / 255
-        colours.append([tint * share for share in row])
+        row *= (1 + dice.either_way(0.1)) * (1 - fading) * light / 255
     # OpenCV mixes three channels to three several times as fast as four or one to three.
-    paint = cv2.transform(cv2.cvtColor(layer, cv2.COLOR_BGRA2BGR), np.array(colours))
+    paint = cv2.transform(cv2.cvtColor(layer, cv2.COLOR_BGRA2BGR), colours)
     covered = _as_colour(cv2.extractChannel(layer, 3))
     paint = cv2.scaleAdd(covered, fading * 0.8 * light, paint)
     left = 1 - (settings.wear * dice.random()) * _clouds(dice, side, (4, 12))
@@ -143,33 +132,27 @@ def _paint(
 
 
 def _bend(layer: Floats, strength: float, dice: Dice) -> Floats:
-    """Push each part of a template a little to some side: dented sheets, other designs.
+    """Push each part of a template to some side by up to `strength` sides: dents, other designs.
 
     Elastic distortion, P. Simard et al., "Best Practices for Convolutional Neural Networks
     Applied to Visual Document Analysis" (ICDAR 2003), with smooth noise for a field.
-
-    Args:
-        layer: float32 (side, side, 4).
-        strength: largest displacement, a share of the side.
-        dice: the photo's.
     """
     side = len(layer)
-    across, down = _pixels(side)
     most = 2 * strength * side
-    across = across + most * (_clouds(dice, side, (5,)) - 0.5)
-    down = down + most * (_clouds(dice, side, (5,)) - 0.5)
-    return cv2.remap(layer, across, down, cv2.INTER_LINEAR)
+    rows, columns = _pixels(side)
+    columns = columns + most * (_clouds(dice, side, (5,)) - 0.5)
+    rows = rows + most * (_clouds(dice, side, (5,)) - 0.5)
+    return cv2.remap(layer, columns, rows, cv2.INTER_LINEAR)
 
 
 @cache
-def _pixels(side: int) -> tuple[Floats, Floats]:
-    """Column and row of each pixel, float32 (side, side) each."""
-    rows, columns = np.indices((side, side), np.float32)
-    return columns, rows
+def _pixels(side: int) -> Floats:
+    """Row and column of each pixel, float32 (2, side, side)."""
+    return np.indices((side, side), np.float32)
 
 
 def _hue_and_saturation(angle: float, saturation: float) -> tuple[tuple[float, ...], ...]:
-    """A matrix for BGR colours that leaves greys alone: turn about the grey axis, and stretch."""
+    """A matrix that turns colours about the grey axis by `angle` and stretches them from it."""
     along, across = saturation * math.cos(angle), saturation * math.sin(angle) / math.sqrt(3)
     rest = (1 - along) / 3
     same, before, after = rest + along, rest - across, rest + across
@@ -178,8 +161,7 @@ def _hue_and_saturation(angle: float, saturation: float) -> tuple[tuple[float, .
 
 def _as_colour(grey: Floats) -> Floats:
     """The same value in three channels: OpenCV has no broadcasting, NumPy's is slow on so few."""
-    colour: Floats = cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
-    return colour
+    return cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
 
 
 def _clouds(dice: Dice, side: int, grids: tuple[int, ...]) -> Floats:
@@ -187,15 +169,15 @@ def _clouds(dice: Dice, side: int, grids: tuple[int, ...]) -> Floats:
     clouds: Floats = np.zeros((1, 1), np.float32)
     for grid in grids:
         clouds = cv2.resize(clouds, (grid, grid), interpolation=cv2.INTER_LINEAR)
-        clouds += _piece(_uniform(), dice, (grid, grid))
+        clouds += _piece("uniform", dice, (grid, grid))
     cv2.normalize(clouds, clouds, 0, 1, cv2.NORM_MINMAX)
     return cv2.resize(clouds, (side, side), interpolation=cv2.INTER_LINEAR)
 
 
 def _background(settings: Synthesize, dice: Dice, labels: str, side: int, light: float) -> Floats:
-    """Sky, leaves, walls and what else may stand behind a sign, float32 (side, side, 3)."""
+    """Sky, leaves, walls and what else may stand behind a sign."""
     # Seldom lit as the sign is: it may stand in the shade before a bright sky.
-    own_light = light if dice.random() < 0.4 else _level(settings, dice)
+    own_light = light if dice.random() < 0.4 else dice.logarithmic(settings.brightness)
     first = _colour(dice, own_light)
     if dice.random() < 0.8:
         contrast = dice.uniform(1, 6)
@@ -206,10 +188,11 @@ def _background(settings: Synthesize, dice: Dice, labels: str, side: int, light:
         change = [[there[i] - first[i], 0, 0, first[i]] for i in range(3)]
         scene: Floats = cv2.transform(_as_colour(_limited(clouds)), np.array(change))
     else:
-        scene = np.empty((side, side, 3), np.float32)
-        scene[:] = first
+        scene = np.full((side, side, 3), first, np.float32)
     for _ in range(dice.below(4)):
-        colour, start, end = _colour(dice, own_light), _point(dice, side), _point(dice, side)
+        colour = _colour(dice, own_light)
+        # In the frame or near it.
+        start, end = ([int(side * dice.uniform(-0.25, 1.25)) for _ in range(2)] for _ in range(2))
         if dice.random() < 0.5:
             width = 1 + dice.below(max(1, side // 6 - 1))
             cv2.line(scene, start, end, colour, width)
@@ -219,14 +202,14 @@ def _background(settings: Synthesize, dice: Dice, labels: str, side: int, light:
         half, middle = side * dice.uniform(0.02, 0.06), side * dice.uniform(0.45, 0.55)
         post = (int(middle - half), side // 2), (int(middle + half), side)
         cv2.rectangle(scene, *post, _colour(dice, own_light), -1)
+    # Another sign, of which the frame shows an edge: posts often carry two or three.
     if dice.random() < 0.4:
-        scene = _neighbour(settings, dice, labels, scene, light)
+        along, across = dice.either_way(0.3), dice.uniform(0.85, 1.0)
+        where = dice.one_of(((along, across), (along, -across), (across, along), (-across, along)))
+        corners = _corners(settings, dice, side, where)
+        template = dice.one_of(dice.one_of(list(templates_of(labels).values())))
+        scene = _paint(settings, dice, scene, template, corners, light)
     return scene
-
-
-def _point(dice: Dice, side: int) -> tuple[int, int]:
-    """In the frame or near it, in pixels."""
-    return int(side * dice.uniform(-0.25, 1.25)), int(side * dice.uniform(-0.25, 1.25))
 
 
 def _limited(values: Floats) -> Floats:
@@ -254,23 +237,11 @@ def _occlude(dice: Dice, scene: Floats, light: float) -> Floats:
     return scene
 
 
-def _neighbour(
-    settings: Synthesize, dice: Dice, labels: str, scene: Floats, light: float
-) -> Floats:
-    """Another sign, of which the frame shows an edge: posts often carry two or three."""
-    along, across = dice.either_way(0.3), dice.uniform(0.85, 1.0)
-    where = dice.one_of(((along, across), (along, -across), (across, along), (-across, along)))
-    corners = _corners(settings, dice, len(scene), where)
-    other = dice.one_of(list(templates_of(labels).values()))
-    return _paint(settings, dice, scene, dice.one_of(other), corners, light)
-
-
-def _colour(dice: Dice, light: float) -> tuple[float, float, float]:
+def _colour(dice: Dice, light: float) -> tuple[float, ...]:
     """A colour as streets have them, mostly near grey."""
     # Squared, roughly: trees and houses are darker than signs.
     grey, tint = dice.random() ** 1.7, 0.5 * dice.random() ** 2
-    blue, green, red = (light * min(1, max(0, grey + dice.either_way(tint))) for _ in range(3))
-    return blue, green, red
+    return tuple(light * min(1, max(0, grey + dice.either_way(tint))) for _ in range(3))
 
 
 def _shade(settings: Synthesize, dice: Dice, side: int) -> Floats:
@@ -297,39 +268,29 @@ def _expose(settings: Synthesize, dice: Dice, scene: Floats, haze: float, light:
         scene = cv2.GaussianBlur(scene, (0, 0), max(strength, 0.05))
     else:
         scene = cv2.filter2D(scene, -1, motion_kernel(strength * 3, dice.uniform(0, math.pi)))
-    noise = _piece(_normal(), dice, scene.shape)
+    noise = _piece("normal", dice, scene.shape)
     strength = dice.within(settings.noise) * min(light, 255)
-    # To 0..255 in whole numbers, as OpenCV does it.
-    return cv2.addWeighted(  # type: ignore[return-value]
-        scene, 1, noise, strength, haze, dtype=cv2.CV_8U
-    )
+    return cv2.addWeighted(scene, 1, noise, strength, haze, dtype=cv2.CV_8U)  # type: ignore[return-value]
 
 
 def _mosaic(photo: Image) -> Image:
-    """What a sensor sees whose pixels have one colour each (B. E. Bayer, US patent 3971065).
-
-    The other two are guessed from the neighbours, which gives fine details coloured fringes.
-    """
+    """What Bayer's sensor sees (US patent 3971065): fine details get coloured fringes."""
     seen = photo[:, :, 1].copy()
     seen[::2, ::2] = photo[::2, ::2, 2]
     seen[1::2, 1::2] = photo[1::2, 1::2, 0]
     return cv2.cvtColor(seen, cv2.COLOR_BayerRGGB2BGR)  # type: ignore[return-value]
 
 
-def _piece(of: Floats, dice: Dice, shape: tuple[int, ...]) -> Floats:
+def _piece(distribution: str, dice: Dice, shape: tuple[int, ...]) -> Floats:
     """A piece of a long row of random numbers: to draw them anew takes ten times as long."""
-    size = math.prod(shape)
-    start = dice.below(len(of) - size)
-    return of[start : start + size].reshape(shape)
+    row, size = _random_numbers(distribution), math.prod(shape)
+    start = dice.below(len(row) - size)
+    return row[start : start + size].reshape(shape)
 
 
 @cache
-def _normal() -> Floats:
-    """Normal, of variance 1."""
-    return np.random.default_rng(0).standard_normal(RANDOM_NUMBERS, np.float32)
-
-
-@cache
-def _uniform() -> Floats:
-    """Uniform, 0 to 1."""
+def _random_numbers(distribution: str) -> Floats:
+    """`normal`, of variance 1, or `uniform`, 0 to 1."""
+    if distribution == "normal":
+        return np.random.default_rng(0).standard_normal(RANDOM_NUMBERS, np.float32)
     return np.random.default_rng(1).random(RANDOM_NUMBERS, np.float32)

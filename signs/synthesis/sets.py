@@ -1,12 +1,12 @@
 """Archives of synthetic photos: the data set, out-of-distribution signs, auxiliary outliers."""
 
-import csv
 import zipfile
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
+import pandas as pd
 
 from signs import progress
 from signs.data import layouts
@@ -18,24 +18,13 @@ from signs.synthesis import render, svg
 # Images of one task: enough that handing tasks out costs nothing, few enough for the bar to move.
 CHUNK = 100
 FAMILY = 8  # classes
-# A zip file holds dates; a fixed one keeps its bytes, and DVC's hash, the same each time.
-DATE = (1980, 1, 1, 0, 0, 0)
-
-Templates = dict[int, tuple[str, int]]  # class id in the archive → label set, class id there
-Entry = tuple[tuple[str, int], str]  # label set and class id there, name
 
 
 class SyntheticSet(NamedTuple):
-    """What an archive shows.
-
-    Attributes:
-        settings: how to render it.
-        templates: class id in the archive → label set, class id there.
-        names: class id in the archive → name.
-    """
+    """What an archive shows, by class id in the archive, and how to render it."""
 
     settings: Synthesize
-    templates: Templates
+    templates: dict[int, tuple[str, int]]  # label set, class id there
     names: dict[int, str]
 
 
@@ -55,32 +44,21 @@ def plan(settings: Synthesize, labels: str) -> dict[str, SyntheticSet]:
         for class_id, name in _names(other).items()
         if name.casefold() not in known
     ]
-    outliers: list[Entry] = [((labels, render.NO_SIGN), "No sign")]
-    ood: list[Entry] = []
-    for place, entry in enumerate(foreign):
-        (outliers if place // FAMILY % 2 == 0 else ood).append(entry)
-    # Another seed: with the same one, they would be training photos with another sign.
-    settings_of = partial(_with_count, settings, settings.seed + 2**31)
-    return {
-        "synthetic": SyntheticSet(
-            settings, {i: (labels, i) for i in svg.templates_of(labels)}, names
-        ),
-        "auxiliary_outliers": _numbered(
-            settings_of(settings.auxiliary_outliers_per_class), outliers
-        ),
-        "ood": _numbered(settings_of(settings.ood_per_class), ood),
-    }
-
-
-def _with_count(settings: Synthesize, seed: int, count: int) -> Synthesize:
-    return settings.model_copy(update={"images_per_class": count, "seed": seed})
-
-
-def _numbered(settings: Synthesize, entries: list[Entry]) -> SyntheticSet:
-    templates = {place: template for place, (template, _) in enumerate(entries)}
-    return SyntheticSet(
-        settings, templates, {place: name for place, (_, name) in enumerate(entries)}
-    )
+    outliers = [entry for place, entry in enumerate(foreign) if place // FAMILY % 2 == 0]
+    ood = [entry for place, entry in enumerate(foreign) if place // FAMILY % 2]
+    outliers.insert(0, ((labels, render.NO_SIGN), "No sign"))
+    own = {class_id: (labels, class_id) for class_id in svg.templates_of(labels)}
+    sets = {"synthetic": SyntheticSet(settings, own, names)}
+    for folder, entries, count in (
+        ("auxiliary_outliers", outliers, settings.auxiliary_outliers_per_class),
+        ("ood", ood, settings.ood_per_class),
+    ):
+        # Another seed: with the same one, they would be training photos with another sign.
+        changes = {"images_per_class": count, "seed": settings.seed + 2**31}
+        templates = {place: template for place, (template, _) in enumerate(entries)}
+        names = {place: name for place, (_, name) in enumerate(entries)}
+        sets[folder] = SyntheticSet(settings.model_copy(update=changes), templates, names)
+    return sets
 
 
 def _names(labels: str) -> dict[int, str]:
@@ -92,9 +70,9 @@ def write(folder: Path, content: SyntheticSet) -> None:
     labels = folder / "labels.csv"
     labels.unlink(missing_ok=True)
     write_archive(folder / "images.zip", content)
-    rows = [("ClassId", "Name"), *content.names.items()]
-    with replaced(labels) as path, path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+    table = pd.DataFrame(content.names.items(), columns=["ClassId", "Name"])
+    with replaced(labels) as path:
+        table.to_csv(path, index=False, lineterminator="\n")
 
 
 def write_archive(target: Path, content: SyntheticSet, workers: int | None = None) -> None:
@@ -105,33 +83,24 @@ def write_archive(target: Path, content: SyntheticSet, workers: int | None = Non
         for class_id in content.templates
         for start in range(0, count, CHUNK)
     ]
+    work = partial(_render, content)
     target.parent.mkdir(parents=True, exist_ok=True)
     with (
         replaced(target) as path,
         zipfile.ZipFile(path, "w") as archive,
         progress.bar(count * len(content.templates), "synthesize", " images") as bar,
     ):
-        photos = ordered_map(
-            partial(_render, content), tasks, initializer=_one_thread, workers=workers
-        )
+        photos = ordered_map(work, tasks, cv2.setNumThreads, (1,), workers)
         for (class_id, indices), jpegs in zip(tasks, photos, strict=True):
             for index, jpeg in zip(indices, jpegs, strict=True):
-                archive.writestr(_member(f"{class_id}/{index:05d}.jpg"), jpeg)
+                # The date (that of ZipInfo) and the system are fixed: a zip file holds them, and
+                # its bytes, and DVC's hash, must be the same each time.
+                member = zipfile.ZipInfo(f"{class_id}/{index:05d}.jpg")
+                member.create_system = 3
+                archive.writestr(member, jpeg)
             bar.update(len(jpegs))
-
-
-def _one_thread() -> None:
-    # The processes already share the cores.
-    cv2.setNumThreads(1)
 
 
 def _render(content: SyntheticSet, task: tuple[int, range]) -> list[bytes]:
     labels, class_id = content.templates[task[0]]
     return [render.render(content.settings, labels, class_id, index) for index in task[1]]
-
-
-def _member(name: str) -> zipfile.ZipInfo:
-    member = zipfile.ZipInfo(name, DATE)
-    # Otherwise Windows writes another number here.
-    member.create_system = 3
-    return member

@@ -33,8 +33,7 @@ def label_set(dataset: str) -> str:
 
 def other_label_sets(labels: str) -> list[str]:
     """All label sets that have templates, except this one."""
-    found = {path.name for path in TEMPLATES.iterdir() if path.is_dir()}
-    return sorted(found - {labels})
+    return sorted({path.name for path in TEMPLATES.iterdir() if path.is_dir()} - {labels})
 
 
 @cache
@@ -50,16 +49,11 @@ def templates_of(labels: str) -> dict[int, tuple[Path, ...]]:
 def rasterize(path: Path, side: int = SIDE) -> Image:
     """Rasterize an SVG file: BGRA, uint8 (side, side, 4).
 
-    Raises:
-        TemplateError: the file is missing, no SVG, not square, or empty.
+    One that is missing, no SVG, not square, or empty raises `TemplateError`.
     """
     try:
-        png = resvg_py.svg_to_bytes(
-            svg_string=path.read_text(encoding="utf-8"),
-            width=side,
-            height=side,
-            skip_system_fonts=True,
-        )
+        svg = path.read_text(encoding="utf-8")
+        png = resvg_py.svg_to_bytes(svg, width=side, height=side, skip_system_fonts=True)
     except (OSError, ValueError) as error:
         raise TemplateError(f"{path} cannot be rasterized: {error}") from error
     image = cv2.imdecode(np.frombuffer(bytes(png), np.uint8), cv2.IMREAD_UNCHANGED)
