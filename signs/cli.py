@@ -14,30 +14,26 @@ import sys
 from signs.errors import UserError
 
 COMMANDS = {
-    "predict": ("signs.operations.predict", "name the signs on photos"),
-    "info": ("signs.operations.info", "say which classifier is in models/classifier"),
-    "bulk": ("signs.scale.bulk", "predict or preprocess millions of photos with Ray"),
-    "sweep": ("signs.scale.sweep", "search for better settings"),
-    "verify": ("signs.operations.reproduce", "check that the committed results come out again"),
-    "diff": ("signs.operations.diff", "compare metrics, settings and pictures with a revision"),
-    "gate": ("signs.operations.gate", "decide whether the classifier may be deployed"),
-    "smoke-photos": ("signs.operations.smoke_photos", "choose the photos of the smoke test"),
-    "drift": ("signs.serving.drift", "compare a day of predictions with the validation photos"),
-    "sbom": ("signs.operations.sbom", "list what the service's image contains"),
-    "vulnerabilities": (
-        "signs.operations.vulnerabilities",
-        "look for known vulnerabilities of the locked packages",
-    ),
-    "download": ("signs.operations.download", "fetch the photos of data/signs"),
+    "predict": ("operations.predict", "name the signs on photos"),
+    "info": ("operations.info", "say which classifier is in models/classifier"),
+    "bulk": ("scale.bulk", "predict or preprocess millions of photos with Ray"),
+    "sweep": ("scale.sweep", "search for better settings"),
+    "verify": ("operations.reproduce", "check that the committed results come out again"),
+    "diff": ("operations.diff", "compare metrics, settings and pictures with a revision"),
+    "gate": ("operations.gate", "decide whether the classifier may be deployed"),
+    "smoke-photos": ("operations.smoke_photos", "choose the photos of the smoke test"),
+    "drift": ("serving.drift", "compare a day of predictions with the validation photos"),
+    "sbom": ("operations.sbom", "list what the service's image contains"),
+    "vulnerabilities": ("operations.vulnerabilities", "look for them in the locked packages"),
+    "download": ("operations.download", "fetch the photos of data/signs"),
 }
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def main() -> None:
-    """Run the command line.
+    """Exit with 0 if all went well, 1 if not, 2 if the command makes no sense, 130 on Ctrl-C.
 
-    Exits with 0 if all went well, 1 if not, 2 if the command makes no sense, 130 on Ctrl-C and
-    141 if nobody reads the output any more.
+    And with 141 if nobody reads the output any more.
     """
     try:
         arguments = _parser(sys.argv[1:2]).parse_args()
@@ -72,7 +68,7 @@ def _parser(chosen: list[str]) -> argparse.ArgumentParser:
             name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         if name in chosen:
-            module = importlib.import_module(module_name)
+            module = importlib.import_module(f"signs.{module_name}")
             command.description = module.__doc__
             if hasattr(module, "add_arguments"):
                 module.add_arguments(command)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from signs.errors import UserError
 
@@ -13,29 +14,14 @@ _GIT_LOCATION = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"}
 
 
 def git(*arguments: str, at: Path = Path(), check: bool = True) -> str:
-    """What git prints, without the last line's end; it never asks for a password.
-
-    Raises:
-        UserError: git is missing, or it failed and `check` is set.
-    """
+    """What git prints, stripped; errors as of `run`. It never asks for a password."""
     environment = {"GIT_TERMINAL_PROMPT": "0"}
     return run("git", *arguments, at=at, check=check, environment=environment).strip()
 
 
-def dvc(
-    *arguments: str,
-    at: Path = Path(),
-    check: bool = True,
-    show: bool = False,
-    environment: Mapping[str, str] = {},
-) -> str:
-    """What DVC prints; as `run`.
-
-    Raises:
-        UserError: it failed and `check` is set.
-    """
-    command = (sys.executable, "-m", "dvc", *arguments)
-    return run(*command, at=at, check=check, show=show, environment=environment)
+def dvc(*arguments: str, **options: Any) -> str:
+    """What DVC prints; options and errors as of `run`."""
+    return run(sys.executable, "-m", "dvc", *arguments, **options)
 
 
 def run(
@@ -45,45 +31,29 @@ def run(
     show: bool = False,
     environment: Mapping[str, str] = {},
 ) -> str:
-    """What a command prints.
+    """What a command prints that runs in a folder, with additions to this process's environment.
 
-    Args:
-        command: program and arguments.
-        at: the folder in which it runs.
-        check: whether a failure is an error.
-        show: let it print for itself, as suits long work; nothing is returned then.
-        environment: added to this process's.
-
-    Raises:
-        UserError: there is no such command, or it failed and `check` is set.
+    With `show` it prints for itself, as suits long work, and nothing is returned. `UserError` if
+    there is no such command, or if it failed and `check` is set.
     """
     inherited = {key: value for key, value in os.environ.items() if key not in _GIT_LOCATION}
     # Stages call `python`: it must be this one.
     inherited["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    inherited |= environment
     try:
-        done = subprocess.run(
-            command,
-            cwd=at,
-            env=inherited | dict(environment),
-            capture_output=not show,
-            text=True,
-            check=False,
-        )
+        done = subprocess.run(command, cwd=at, env=inherited, capture_output=not show, text=True)
     except FileNotFoundError as error:
         raise UserError(f"{command[0]} is not installed.") from error
     if check and done.returncode:
         name = " ".join(command).removeprefix(f"{sys.executable} -m ")
+        where = "" if at == Path() else f" in {at}"
         said = (done.stderr or done.stdout or "see above").strip()
-        raise UserError(f"`{name}` failed: {said}")
+        raise UserError(f"`{name}` failed{where}: {said}")
     return done.stdout or ""
 
 
 def commit_of(revision: str) -> str:
-    """The commit of a branch, tag or commit; of origin's branch if there is no local one.
-
-    Raises:
-        UserError: there is no such revision.
-    """
+    """The commit of a branch, tag or commit, here or else at origin; `UserError` if unknown."""
     for name in (revision, f"origin/{revision}"):
         commit = git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", check=False)
         if commit:

@@ -11,8 +11,8 @@ import pandas as pd
 from signs import params, paths
 from signs.errors import run_stage
 from signs.inference import classifier
-from signs.reporting import model_card, pictures, results
-from signs.reporting.report import write_page
+from signs.reporting import pictures, results
+from signs.reporting.report import write_card, write_page
 
 
 def report() -> None:
@@ -27,7 +27,7 @@ def report() -> None:
     labels = pd.DataFrame({"ClassId": metadata.class_ids, "Name": metadata.names})
     write_page(paths.METRICS, settings, labels, paths.REPORT)
     onnx_bytes = (folder / classifier.MODEL).stat().st_size
-    model_card.write(paths.METRICS, settings, onnx_bytes, paths.MODEL_CARD)
+    write_card(paths.METRICS, settings, onnx_bytes, paths.MODEL_CARD)
     print(f"Report: {paths.REPORT}")
 
 

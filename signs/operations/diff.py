@@ -26,11 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write both files.
-
-    Raises:
-        UserError: there is no such revision.
-    """
+    """Write both files; `UserError` if there is no such revision."""
     commit = commit_of(arguments.base)[:10]
     tables = {
         "Metrics": dvc("metrics", "diff", "--md", "--precision", "4", commit),
@@ -38,16 +34,13 @@ def run(arguments: argparse.Namespace) -> int:
     }
     title = f"Changes since {arguments.base} ({commit})"
     rows = {name: _rows(table) for name, table in tables.items()}
-    text = f"### {title}\n"
-    for name, table in tables.items():
-        text += f"\n{name}\n\n{table.strip()}\n" if rows[name] else f"\n{name}: the same.\n"
+    text = pages.render("diff.md", title=title, tables=tables, rows=rows)
     files.write_text(TEXT, text)
     with tempfile.TemporaryDirectory() as folder:
         pictures = list(_pictures(commit, Path(folder)))
         page = pages.render("diff.html", title=title, tables=rows, pictures=pictures)
     files.write_text(PAGE, page)
-    print(text)
-    print(f"With pictures: {PAGE}")
+    print(f"{text}\nWith pictures: {PAGE}")
     return 0
 
 
@@ -64,12 +57,11 @@ def _pictures(commit: str, folder: Path) -> Iterator[tuple[str, Path, Path]]:
     Not from `dvc plots diff`, whose page loads scripts from another host.
     """
     past = DVCFileSystem(rev=commit)
-    root = paths.METRICS.as_posix()
-    names = set(past.find(root)) if past.exists(root) else set()
-    names |= {file.as_posix() for file in paths.METRICS.rglob("*")}
+    earlier = set(past.find(paths.METRICS.as_posix()))
+    names = earlier | {file.as_posix() for file in paths.METRICS.rglob("*")}
     for name in sorted(name for name in names if Path(name).suffix in pages.PICTURE_TYPES):
         before, now = folder / name, Path(name)
-        if past.exists(name):
+        if name in earlier:
             before.parent.mkdir(parents=True, exist_ok=True)
             past.get_file(name, str(before))
         if not (before.exists() and now.exists() and files.md5(before) == files.md5(now)):

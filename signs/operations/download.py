@@ -24,7 +24,8 @@ TRACKED = Path("data.dvc")
 TARGET = paths.DATA / "signs"
 
 # A connection slower than 1 kB/s for a minute is given up.
-_OPTIONS = ["core.autocrlf=false", "http.lowSpeedLimit=1000", "http.lowSpeedTime=60"]
+_OPTIONS = ["-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=60"]
+_OPTIONS += ["-c", "core.autocrlf=false"]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -44,12 +45,8 @@ def recorded_hash(tracked: Path = TRACKED) -> str:
 
 def folder_hash(folder: Path) -> str:
     """The hash that DVC gives a folder: md5 of the list of its files and their md5s."""
-    names = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*")}
-    listing = [
-        {"md5": files.md5(file), "relpath": name}
-        for name, file in sorted(names.items())
-        if file.is_file()
-    ]
+    names = {f.relative_to(folder).as_posix(): f for f in folder.rglob("*") if f.is_file()}
+    listing = [{"md5": files.md5(names[name]), "relpath": name} for name in sorted(names)]
     content = json.dumps(listing, sort_keys=True).encode()
     return hashlib.md5(content, usedforsecurity=False).hexdigest() + ".dir"
 
@@ -57,19 +54,11 @@ def folder_hash(folder: Path) -> str:
 def download(
     url: str = URL, commit: str = COMMIT, target: Path = TARGET, expected: str | None = None
 ) -> bool:
-    """Put the class folders of the source into `target`, all of them or nothing.
+    """Put the class folders of a git repository's commit into `target`, all of them or nothing.
 
-    Args:
-        url: the git repository.
-        commit: its commit.
-        target: the folder to be made.
-        expected: the DVC hash of the result; by default the one that data.dvc records.
-
-    Returns:
-        False if `target` had exactly that before.
-
-    Raises:
-        UserError: `target` has other content, or the source is unreachable or not as recorded.
+    Returns False if `target` had exactly that before, by its DVC hash: `expected`, or the one that
+    data.dvc records. `UserError` if `target` has other content, or the source is unreachable or not
+    as recorded.
     """
     expected = expected or recorded_hash()
     if target.exists() or target.is_symlink():
@@ -101,11 +90,10 @@ def download(
 
 def _fetch(url: str, commit: str, folder: Path) -> None:
     """Check out `FOLDER` of one commit, without history."""
-    options = [part for option in _OPTIONS for part in ("-c", option)]
     try:
         git("init", "--quiet", str(folder))
-        git(*options, "fetch", "--quiet", "--depth=1", url, commit, at=folder)
-        git(*options, "checkout", "--quiet", "FETCH_HEAD", "--", FOLDER, at=folder)
+        git(*_OPTIONS, "fetch", "--quiet", "--depth=1", url, commit, at=folder)
+        git(*_OPTIONS, "checkout", "--quiet", "FETCH_HEAD", "--", FOLDER, at=folder)
     except UserError as error:
         raise UserError(
             f"{url} could not be fetched ({' '.join(str(error).split())}); if your team has a "

@@ -12,9 +12,8 @@ import argparse
 import json
 import statistics
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import pandas as pd
 from scipy.stats import binomtest
@@ -27,6 +26,7 @@ from signs.evaluation import calibration
 from signs.inference import revisions
 from signs.inference.classifier import MODEL, Classifier
 from signs.inference.tables import predict_table, predictions_of
+from signs.reporting import pages
 
 VERDICT, TEXT = Path("gate.json"), Path("gate.md")
 BATCH = 256
@@ -38,23 +38,13 @@ OTHER_PHOTOS = (
 )
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """One condition: what was found, what is allowed, and whether it holds."""
 
     name: str
     found: str
     allowed: str
     passed: bool
-
-
-@dataclass(frozen=True)
-class TestSet:
-    """The photos that decide: their folder, one row each, and the names of the classes."""
-
-    folder: Path
-    table: pd.DataFrame
-    names: dict[int, str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,11 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compare and write the verdict; 1 if it is a refusal.
-
-    Raises:
-        UserError: a classifier is missing or of other data.
-    """
+    """Compare and write the verdict; 1 for a refusal; `UserError` if a classifier is missing."""
     revision = arguments.champion or deployed_commit() or commit_of("main")
     settings, data = params.load(), arrays.load()
     # One thread each, as in the service.
@@ -79,48 +65,26 @@ def run(arguments: argparse.Namespace) -> int:
     if challenger.metadata.provenance["data"] != data.digest:
         raise UserError(f"{paths.CLASSIFIER} was trained on other data; run `dvc repro` first.")
     champion = None if revision == "none" else revisions.classifier_of(revision)
-    test = TestSet(
-        folder=paths.DATA / data.dataset,
-        table=data.samples[data.samples["split"] == splits.TEST],
-        names=dict(zip(data.labels["ClassId"], data.labels["Name"], strict=True)),
-    )
-    checks, notes = _judge(challenger, champion, test, settings)
+    now, notes = _predict(challenger, data), ["There is no champion to compare with."]
+    checks = _check_alone(now, settings)
+    if champion:
+        checks += _check_predictions(now, _predict(champion, data), data, settings.gate)
+        checks.append(_check_time(challenger, champion, data, settings.gate.max_latency_ratio))
+        notes = [] if _origin(champion) == _origin(challenger) else [OTHER_PHOTOS]
     verdict = {
         "passed": all(check.passed for check in checks),
         "challenger": challenger.metadata.version,
         "champion": champion.metadata.version if champion else None,
         "champion_revision": revision,
-        "test_photos": len(test.table),
+        "test_photos": len(now),
         "notes": notes,
-        "checks": [asdict(check) for check in checks],
+        "checks": [check._asdict() for check in checks],
     }
     files.write_json(VERDICT, verdict)
-    text = _text(verdict)
+    text = pages.render("gate.md", **verdict)
     files.write_text(TEXT, text)
     print(text)
     return 0 if verdict["passed"] else 1
-
-
-def _judge(
-    challenger: Classifier, champion: Classifier | None, test: TestSet, settings: params.Params
-) -> tuple[list[Check], list[str]]:
-    """All checks, and notes for whoever reads them."""
-    limits = settings.gate
-    now = _predict(challenger, test)
-    checks = [
-        *_check_data(settings.preprocess.max_problems),
-        _check_calibration(now, limits.max_ece),
-        _check_size(limits.max_model_mb),
-    ]
-    if champion is None:
-        return checks, ["There is no champion to compare with."]
-    before = _predict(champion, test)
-    checks += [
-        _check_accuracy(now["correct"], before["correct"], limits.significance),
-        _check_recall(now, before, test.names, limits),
-        _check_time(challenger, champion, test, limits.max_latency_ratio),
-    ]
-    return checks, [] if _origin(champion) == _origin(challenger) else [OTHER_PHOTOS]
 
 
 def _origin(classifier: Classifier) -> tuple[object, ...]:
@@ -129,79 +93,77 @@ def _origin(classifier: Classifier) -> tuple[object, ...]:
     return provenance["data"], provenance["params"]["split"]
 
 
-def _predict(classifier: Classifier, test: TestSet) -> pd.DataFrame:
+def _predict(classifier: Classifier, data: arrays.Prepared) -> pd.DataFrame:
     """One row for each test photo: class_id, correct (whether that is predicted), confidence."""
-    rows, logits = predict_table(classifier, test.folder, test.table, BATCH)
+    test = data.samples[data.samples["split"] == splits.TEST]
+    rows, logits = predict_table(classifier, paths.DATA / data.dataset, test, BATCH)
     predicted = predictions_of(classifier, logits)
     predicted["class_id"] = rows["class_id"].to_numpy()
     predicted["correct"] = predicted["prediction"] == predicted["class_id"]
     return predicted
 
 
-def _check_data(max_problems: float) -> list[Check]:
+def _check_alone(now: pd.DataFrame, settings: params.Params) -> list[Check]:
+    """What needs no champion: data, calibration and size."""
     try:
         audit = json.loads(paths.AUDIT.read_bytes())
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{paths.AUDIT} cannot be read ({error}); run `dvc repro` first."
-        ) from error
+        reason = f"{paths.AUDIT} cannot be read ({error})"
+        raise UserError(f"{reason}; run `dvc repro` first.") from error
     leaks = sum(audit["leaks"][kind] for kind in LEAKS)
-    unusable = audit["unusable"] / audit["files"]
-    passed = unusable <= max_problems
+    unusable, problems = audit["unusable"] / audit["files"], settings.preprocess.max_problems
+    confidence, correct = now["confidence"].to_numpy(), now["correct"].to_numpy()
+    ece, max_ece = (
+        calibration.expected_calibration_error(confidence, correct),
+        settings.gate.max_ece,
+    )
+    size, max_size = (paths.CLASSIFIER / MODEL).stat().st_size / 1e6, settings.gate.max_model_mb
     return [
         Check("no leak", f"{leaks} photos", "0", leaks == 0),
-        Check("usable files", f"{unusable:.2%} unusable", f"{max_problems:.2%}", passed),
+        Check("usable files", f"{unusable:.2%} unusable", f"{problems:.2%}", unusable <= problems),
+        Check("calibration", f"ECE {ece:.4f}", f"{max_ece:g}", bool(ece <= max_ece)),
+        Check("size", f"{size:.2f} MB", f"{max_size:g} MB", size <= max_size),
     ]
 
 
-def _check_calibration(now: pd.DataFrame, limit: float) -> Check:
-    confidence, correct = now["confidence"].to_numpy(), now["correct"].to_numpy()
-    ece = calibration.expected_calibration_error(confidence, correct)
-    return Check("calibration", f"ECE {ece:.4f}", f"{limit:g}", bool(ece <= limit))
+def _check_predictions(
+    now: pd.DataFrame, before: pd.DataFrame, data: arrays.Prepared, limits: params.Gate
+) -> list[Check]:
+    """Accuracy, and the recall of the class that loses most.
 
-
-def _check_size(limit: float) -> Check:
-    megabytes = (paths.CLASSIFIER / MODEL).stat().st_size / 1e6
-    return Check("size", f"{megabytes:.2f} MB", f"{limit:g} MB", megabytes <= limit)
-
-
-def _check_accuracy(
-    correct: "pd.Series[bool]", before: "pd.Series[bool]", significance: float
-) -> Check:
-    """McNemar's test, exact and one-sided: may chance alone explain that it makes more mistakes?
-
+    McNemar's test, exact and one-sided: may chance alone explain that there are more mistakes?
     Q. McNemar, "Note on the sampling error of the difference between correlated proportions or
     percentages" (Psychometrika 12, 1947).
     """
-    lost, won = int((before & ~correct).sum()), int((correct & ~before).sum())
+    lost = int((before["correct"] & ~now["correct"]).sum())
+    won = int((now["correct"] & ~before["correct"]).sum())
     p = binomtest(lost, lost + won, alternative="greater").pvalue if lost + won else 1.0
     found = (
-        f"{correct.mean():.2%}, the champion {before.mean():.2%}: {won} photos won, {lost} lost, "
-        f"p = {p:.3g}"
+        f"{now['correct'].mean():.2%}, the champion {before['correct'].mean():.2%}: {won} photos "
+        f"won, {lost} lost, p = {p:.3g}"
     )
-    return Check("accuracy", found, f"p at least {significance:g}", bool(p >= significance))
-
-
-def _check_recall(
-    now: pd.DataFrame, before: pd.DataFrame, names: dict[int, str], limits: params.Gate
-) -> Check:
-    """The class that loses most."""
-    photos = now.groupby("class_id").size()
+    allowed = f"p at least {limits.significance:g}"
+    accuracy = Check("accuracy", found, allowed, bool(p >= limits.significance))
     recall, recall_before = (t.groupby("class_id")["correct"].mean() for t in (now, before))
+    photos = now.groupby("class_id").size()
     drops = (recall_before - recall)[photos >= limits.min_class_photos]
     if drops.empty:
-        return Check("recall", f"no class has {limits.min_class_photos} photos", "", passed=True)
+        found = f"no class has {limits.min_class_photos} photos"
+        return [accuracy, Check("recall", found, "", passed=True)]
     drop = max(0.0, float(drops.max()))
-    worst = names[drops.index[int(drops.argmax())]]
-    found = f"{worst} loses {drop:.1%}" if drop else "no class loses"
+    names = dict(zip(data.labels["ClassId"], data.labels["Name"], strict=True))
+    found = f"{names[drops.idxmax()]} loses {drop:.1%}" if drop else "no class loses"
     allowed = f"{limits.max_recall_drop:.1%} a class"
-    return Check("recall", found, allowed, drop <= limits.max_recall_drop)
+    return [accuracy, Check("recall", found, allowed, drop <= limits.max_recall_drop)]
 
 
-def _check_time(challenger: Classifier, champion: Classifier, test: TestSet, limit: float) -> Check:
+def _check_time(
+    challenger: Classifier, champion: Classifier, data: arrays.Prepared, limit: float
+) -> Check:
     """Time for one photo that is decoded already; the two take turns."""
-    table = test.table.sample(min(TIMED_PHOTOS, len(test.table)), random_state=0)
-    reader = layouts.Reader(test.folder)
+    test = data.samples[data.samples["split"] == splits.TEST]
+    table = test.sample(min(TIMED_PHOTOS, len(test)), random_state=0)
+    reader = layouts.Reader(paths.DATA / data.dataset)
     ratios = []
     for file, region in zip(table["file"], layouts.regions(table), strict=True):
         photo = images.decode(reader.read(file))
@@ -215,21 +177,3 @@ def _seconds(classifier: Classifier, photo: images.Image, region: images.Region 
     started = time.perf_counter()
     classifier.logits(classifier.prepare([photo], [region]))
     return time.perf_counter() - started
-
-
-def _text(verdict: dict[str, Any]) -> str:
-    """The verdict as Markdown."""
-    said = "May be deployed" if verdict["passed"] else "REFUSED"
-    lines = [
-        f"### {said}: {verdict['challenger']}, compared with {verdict['champion_revision']}",
-        "",
-        f"{verdict['test_photos']:,} test photos.",
-        *verdict["notes"],
-        "",
-        "| | check | found | allowed |",
-        "|---|---|---|---|",
-    ]
-    for check in verdict["checks"]:
-        mark = "✓" if check["passed"] else "✗"
-        lines.append(f"| {mark} | {check['name']} | {check['found']} | {check['allowed']} |")
-    return "\n".join(lines) + "\n"

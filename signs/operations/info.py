@@ -27,15 +27,11 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(metadata.model_dump(), indent=2, ensure_ascii=False))
         return 0
     settings, origin = metadata.images, metadata.provenance
-    lines = {
-        "version": metadata.version,
-        "data set": f"{origin.get('dataset')} (md5 {origin.get('data')})",
-        "git commit": origin.get("commit"),
-        "images": f"{settings.size}x{settings.size}, {settings.color}, "
-        f"contrast: {settings.contrast}",
-        "accepted": f"from confidence {metadata.threshold:.3f} and "
-        f"energy score {metadata.energy_threshold:.2f}",
-    }
+    data = f"{origin.get('dataset')} (md5 {origin.get('data')})"
+    images = f"{settings.size}x{settings.size}, {settings.color}, contrast: {settings.contrast}"
+    accepted = f"from confidence {metadata.threshold:.3f} and energy score "
+    lines = {"version": metadata.version, "data set": data, "git commit": origin.get("commit")}
+    lines |= {"images": images, "accepted": f"{accepted}{metadata.energy_threshold:.2f}"}
     if validation := origin.get("validation"):
         accuracy, photos = validation["accuracy"], validation["images"]
         lines["validation"] = f"{100 * accuracy:.2f}% of {photos:,} photos"

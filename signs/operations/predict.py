@@ -11,7 +11,6 @@ be read; its row says why. `signs bulk predict` does the same for millions of ph
 import argparse
 import contextlib
 import csv
-import functools
 import json
 import sys
 import time
@@ -19,7 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -28,14 +27,12 @@ from signs.data import sources
 from signs.data.sources import Source
 from signs.errors import UserError
 from signs.inference.classifier import Classifier
-from signs.inference.predictions import predict_photos
+from signs.inference.predictions import Prediction, predict_photos
 from signs.parallel import cores
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ("file", "prediction", "name", "confidence", "known", "model", "error")
 SUFFIX_FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".txt": "table"}
-
-Prediction = dict[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,15 +71,17 @@ def run(arguments: argparse.Namespace) -> int:
     photos = [photo for path in arguments.paths for photo in sources.at(path)]
     counts: Counter[str] = Counter()
     started = time.perf_counter()
-    with _destination(output) as file:
+    with _written(output) if output else contextlib.nullcontext(sys.stdout) as file:
         # Beside predictions on the same terminal a bar would be torn apart.
         silent = not sys.stderr.isatty() or file.isatty()
-        write = WRITERS[style](file)
-        with tqdm(total=len(photos), desc="predict", unit=" photos", disable=silent) as progress:
-            for source, prediction in _predictions(classifier, photos):
-                write({"file": source.name, **prediction})
-                counts[_kind(prediction)] += 1
-                progress.update()
+        write = _writer(style, file)
+        rows = tqdm(
+            _rows(classifier, photos), "predict", len(photos), unit=" photos", disable=silent
+        )
+        for row in rows:
+            write(row)
+            counts["error" if "error" in row else "known" if row["known"] else "unknown"] += 1
+        file.flush()
     rate = len(photos) / (time.perf_counter() - started)
     print(
         f"{len(photos):,} photos: {counts['known']:,} known, {counts['unknown']:,} unknown, "
@@ -92,27 +91,17 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if counts["error"] else 0
 
 
-def _kind(prediction: Prediction) -> str:
-    if "error" in prediction:
-        return "error"
-    return "known" if prediction["known"] else "unknown"
-
-
-def _predictions(
-    classifier: Classifier, photos: list[Source]
-) -> Iterator[tuple[Source, Prediction]]:
+def _rows(classifier: Classifier, photos: list[Source]) -> Iterator[Prediction]:
     """All predictions, in order; twice as many chunks as cores are worked on or wait."""
-    predict = functools.partial(_predict_chunk, classifier)
-    waiting: deque[tuple[list[Source], Future[list[Prediction]]]] = deque()
+    waiting: deque[Future[list[Prediction]]] = deque()
     with ThreadPoolExecutor(cores()) as pool:
         try:
             for chunk in sources.chunks(photos):
-                waiting.append((chunk, pool.submit(predict, chunk)))
+                waiting.append(pool.submit(_predict_chunk, classifier, chunk))
                 if len(waiting) > 2 * cores():
-                    done, future = waiting.popleft()
-                    yield from zip(done, future.result(), strict=True)
-            for done, future in waiting:
-                yield from zip(done, future.result(), strict=True)
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -120,55 +109,39 @@ def _predictions(
 def _predict_chunk(classifier: Classifier, chunk: list[Source]) -> list[Prediction]:
     photos, errors = sources.read_all(chunk)
     predictions = predict_photos(classifier, photos)
-    return [{"error": errors[i]} if i in errors else row for i, row in enumerate(predictions)]
+    return [
+        {"file": source.name, **({"error": errors[i]} if i in errors else prediction)}
+        for i, (source, prediction) in enumerate(zip(chunk, predictions, strict=True))
+    ]
 
 
 @contextlib.contextmanager
-def _destination(path: Path | None) -> Iterator[TextIO]:
-    """Standard output, or a file that is there once all of it is."""
-    if path is None:
-        yield sys.stdout
-        sys.stdout.flush()
-        return
+def _written(path: Path) -> Iterator[TextIO]:
+    """A file that is there once all of it is."""
     try:
-        with (
-            files.replaced(path) as unfinished,
-            unfinished.open("w", encoding="utf-8", newline="") as file,
-        ):
+        with files.replaced(path) as part, part.open("w", encoding="utf-8", newline="") as file:
             yield file
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}.") from error
 
 
-def _write_table(file: TextIO) -> Callable[[Prediction], None]:
+def _writer(style: str, file: TextIO) -> Callable[[Prediction], object]:
+    """What writes a row; the head of a table is written at once."""
+    if style == "csv":
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        return writer.writerow
+    if style == "json":
+        return lambda row: file.write(json.dumps(row, ensure_ascii=False) + "\n")
     file.write(f"{'SIGN':<44} {'CONFIDENCE':>10}  FILE\n")
-
-    def write(row: Prediction) -> None:
-        if "error" in row:
-            sign, confidence = f"error: {row['error']}", ""
-        else:
-            sign = row["name"] if row["known"] else f"unknown ({row['name']}?)"
-            confidence = f"{100 * row['confidence']:.1f} %"
-        file.write(f"{sign:<44} {confidence:>10}  {row['file']}\n")
-
-    return write
+    return lambda row: file.write(_line(row))
 
 
-def _write_csv(file: TextIO) -> Callable[[Prediction], None]:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    return lambda row: writer.writerow([row.get(column) for column in COLUMNS])
-
-
-def _write_json(file: TextIO) -> Callable[[Prediction], None]:
-    def write(row: Prediction) -> None:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-    return write
-
-
-WRITERS: dict[str, Callable[[TextIO], Callable[[Prediction], None]]] = {
-    "table": _write_table,
-    "csv": _write_csv,
-    "json": _write_json,
-}
+def _line(row: Prediction) -> str:
+    """A line of the table."""
+    if "error" in row:
+        sign, confidence = f"error: {row['error']}", ""
+    else:
+        sign = row["name"] if row["known"] else f"unknown ({row['name']}?)"
+        confidence = f"{100 * row['confidence']:.1f} %"
+    return f"{sign:<44} {confidence:>10}  {row['file']}\n"

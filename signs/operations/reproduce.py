@@ -27,11 +27,7 @@ Metrics = dict[str, float]
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the pipeline in a clone and compare.
-
-    Raises:
-        UserError: the results are not reproduced.
-    """
+    """Run the pipeline in a clone and compare; `UserError` if the results are not reproduced."""
     settings = params.load()
     if git("status", "--porcelain", "--untracked-files=no"):
         print("Note: the commit is verified, without the changes that are not committed.")
@@ -42,18 +38,15 @@ def run(arguments: argparse.Namespace) -> int:
         before, metrics = _read(clone)
         made_on = json.loads((clone / paths.TIMING).read_bytes()).get("processor")
         # Not into the cache: to verify changes nothing.
-        _dvc(clone, "repro", "--force", "--no-commit")
+        dvc("repro", "--force", "--no-commit", at=clone, show=True)
         after, metrics_now = _read(clone)
-    same_machine = made_on == machine.processor()
-    tolerance = 0.0 if same_machine else settings.verify.tolerance
-    compare(before, after, metrics, metrics_now, tolerance)
-    if same_machine:
+    here, tolerance = machine.processor(), settings.verify.tolerance
+    compare(before, after, metrics, metrics_now, 0.0 if made_on == here else tolerance)
+    if made_on == here:
         print("Reproduced, byte for byte.")
     else:
-        print(
-            f"Reproduced: each metric is within {tolerance:g} of what was made on {made_on}; this "
-            f"is {machine.processor()}."
-        )
+        made_on = f"what was made on {made_on}; this is {here}"
+        print(f"Reproduced: each metric is within {tolerance:g} of {made_on}.")
     return 0
 
 
@@ -62,24 +55,23 @@ def compare(
 ) -> None:
     """Print what each stage made, and judge it.
 
-    Args:
-        before: the stages of the commit's dvc.lock.
-        after: those of the present run.
-        metrics: of the commit, by name.
-        metrics_now: of the present run.
-        tolerance: largest difference of a metric; with 0 all outputs must be the same, too.
-
-    Raises:
-        UserError: it is not reproduced; names the first stage that differs.
+    Compares the stages of the commit's dvc.lock, and its metrics by name, with those of the present
+    run. With a tolerance of 0, all outputs must be the same, too. `UserError` names the first stage
+    that differs.
     """
-    if stale := _stale(before, after):
-        raise UserError(
-            f"dvc.lock is not of this commit: {stale[0]} was run with another {stale[1]}. "
-            "Run `dvc repro` and commit dvc.lock and metrics/."
-        )
-    differing = {name: outs for name in after if (outs := _changed_outs(before, after, name))}
+    outs, outs_now = _hashes(before, "outs"), _hashes(after, "outs")
+    made, deps = {path for _, path in outs_now}, _hashes(before, "deps")
+    for (stage, path), md5 in _hashes(after, "deps").items():
+        if path not in made and deps.get((stage, path)) != md5:
+            raise UserError(
+                f"dvc.lock is not of this commit: {stage} was run with another {path}. "
+                "Run `dvc repro` and commit dvc.lock and metrics/."
+            )
+    # Times always differ.
+    timing = paths.TIMING.as_posix()
+    differing = [k for k, md5 in outs_now.items() if outs.get(k) != md5 and k[1] != timing]
     for name in after:
-        print(f"{name:12} {', '.join(differing.get(name, [])) or 'the same'}")
+        print(f"{name:12} {', '.join(p for stage, p in differing if stage == name) or 'the same'}")
     wrong = [
         f"{key}: {metrics.get(key)} committed, {metrics_now.get(key)} now"
         for key in sorted(metrics.keys() | metrics_now.keys())
@@ -87,10 +79,18 @@ def compare(
         if not abs(metrics.get(key, nan) - metrics_now.get(key, nan)) <= tolerance
     ]
     if wrong or (tolerance == 0 and differing):
-        raise UserError(
-            f"Not reproduced; the first stage that differs is {next(iter(differing), 'none')}. "
-            + ("; ".join(wrong) or "The metrics are the same.")
-        )
+        first = differing[0][0] if differing else "none"
+        reason = "; ".join(wrong) or "The metrics are the same."
+        raise UserError(f"Not reproduced; the first stage that differs is {first}. {reason}")
+
+
+def _hashes(lock: Lock, kind: str) -> dict[tuple[str, str], str]:
+    """The md5 of each of a kind, deps or outs, by stage and path."""
+    return {
+        (name, entry["path"]): entry["md5"]
+        for name, stage in lock.items()
+        for entry in stage.get(kind, [])
+    }
 
 
 def _fetch_photos(clone: Path, names: set[str]) -> None:
@@ -98,12 +98,12 @@ def _fetch_photos(clone: Path, names: set[str]) -> None:
     local = Path(".dvc/config.local")
     if local.exists():
         shutil.copy(local, clone / local)
-    _dvc(clone, "cache", "dir", "--quiet", "--local", dvc("cache", "dir").strip())
+    dvc("cache", "dir", "--quiet", "--local", dvc("cache", "dir").strip(), at=clone)
     for file in sorted(clone.glob("?*.dvc")):
         outs = [Path(out["path"]) for out in yaml.safe_load(file.read_bytes())["outs"]]
         if {out.name for out in outs} & names:
             print(f"Fetching {file.name} ...", flush=True)
-            _dvc(clone, "pull", "--quiet", file.name)
+            dvc("pull", "--quiet", file.name, at=clone, show=True)
 
 
 def _read(clone: Path) -> tuple[Lock, Metrics]:
@@ -116,35 +116,3 @@ def _read(clone: Path) -> tuple[Lock, Metrics]:
             "dvc.lock and metrics/."
         ) from error
     return lock, metrics
-
-
-def _stale(before: Lock, after: Lock) -> tuple[str, str] | None:
-    """The first stage that was run with other code or photos than the commit's, and which."""
-    made = {out["path"] for stage in after.values() for out in stage["outs"]}
-    for name, stage in after.items():
-        known = _hashes(before, name, "deps")
-        for entry in stage["deps"]:
-            if entry["path"] not in made and known.get(entry["path"]) != entry["md5"]:
-                return name, entry["path"]
-    return None
-
-
-def _changed_outs(before: Lock, after: Lock, name: str) -> list[str]:
-    """The outputs of a stage that differ from the commit's; times always do."""
-    known = _hashes(before, name, "outs")
-    return [
-        path
-        for path, md5 in _hashes(after, name, "outs").items()
-        if path != paths.TIMING.as_posix() and known.get(path) != md5
-    ]
-
-
-def _hashes(lock: Lock, stage: str, kind: str) -> dict[str, str]:
-    return {entry["path"]: entry["md5"] for entry in lock.get(stage, {}).get(kind, [])}
-
-
-def _dvc(clone: Path, *arguments: str) -> None:
-    try:
-        dvc(*arguments, at=clone, show=True)
-    except UserError as error:
-        raise UserError(f"`dvc {' '.join(arguments)}` failed in a clone of the commit.") from error

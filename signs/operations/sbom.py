@@ -7,11 +7,10 @@ the classifier in models/, if there is one. A scanner of images lists what the b
 The same lock and classifier make the same bytes, on any machine and without a download.
 """
 
-# `cyclonedx-py environment` gives no hashes, needs a download, and describes the Python and the
-# system of this machine in place of the image's.
+# Not by cyclonedx-py: of a lock, it lists the packages for other systems too, without licences and
+# without what needs what; of an environment, it lists no hashes, and this machine's Python.
 
 import argparse
-import hashlib
 import re
 from importlib import metadata
 from pathlib import Path
@@ -20,34 +19,23 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from signs import files, paths
-from signs.errors import UserError
-from signs.inference.classifier import METADATA, MODEL, Metadata
+from signs.inference.classifier import Classifier
 
 LOCK = Path("requirements/service.txt")
 TARGET = Path("build/sbom.cdx.json")
 # What containers/Dockerfile builds on; no lock tells processors apart.
-IMAGE = {
-    "implementation_name": "cpython",
-    "os_name": "posix",
-    "platform_python_implementation": "CPython",
-    "platform_system": "Linux",
-    "python_full_version": "3.11.0",
-    "python_version": "3.11",
-    "sys_platform": "linux",
-}
+IMAGE = {"python_version": "3.11", "python_full_version": "3.11.0", "os_name": "posix"}
+IMAGE |= {"implementation_name": "cpython", "platform_python_implementation": "CPython"}
+IMAGE |= {"sys_platform": "linux", "platform_system": "Linux"}
 SERVICE = "traffic-signs"
 HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
-WANTED_BY = re.compile(r"^    # (?:via|  ) *(\S.*)$", re.MULTILINE)
+NEEDED_BY = re.compile(r"^    # (?:via|  ) *(\S.*)$", re.MULTILINE)
 
 Component = dict[str, Any]
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the document.
-
-    Raises:
-        UserError: the classifier is damaged.
-    """
+    """Write the document; `UserError` if the classifier is damaged."""
     lock = LOCK.read_text(encoding="utf-8")
     # For each package the lines of the lock with its version, its files and what needs it.
     entries = {
@@ -59,15 +47,17 @@ def run(arguments: argparse.Namespace) -> int:
     components = [_package(*entry) for entry in entries.values()]
     depends: dict[str, list[str]] = {name: [] for name in (SERVICE, *entries)}
     for name, (_, entry) in entries.items():
-        for wanted_by in WANTED_BY.findall(entry):
-            if (parent := SERVICE if wanted_by == f"-r {LOCK.stem}.in" else wanted_by) in depends:
+        for user in NEEDED_BY.findall(entry):
+            if (parent := SERVICE if user == f"-r {LOCK.stem}.in" else user) in depends:
                 depends[parent].append(name)
     service: Component = {"type": "application", "bom-ref": SERVICE, "name": SERVICE}
-    if model := _model():
+    what = f"no classifier in {paths.CLASSIFIER}"
+    if paths.CLASSIFIER.exists():
+        components.append(model := _model())
         service["version"] = model["version"]  # that of the image begins with it
-        components.append(model)
         depends[SERVICE].append(model["bom-ref"])
         depends[model["bom-ref"]] = []
+        what = f"the classifier {model['version']}"
     document = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -79,7 +69,6 @@ def run(arguments: argparse.Namespace) -> int:
     }
     TARGET.parent.mkdir(exist_ok=True)
     files.write_json(TARGET, document)
-    what = f"the classifier {model['version']}" if model else f"no classifier in {paths.CLASSIFIER}"
     print(f"{TARGET}: {len(entries)} packages and {what}.")
     return 0
 
@@ -116,20 +105,8 @@ def _licences(name: str) -> list[Component]:
     return [{"license": {"name": name}} for name in names]
 
 
-def _model() -> Component | None:
-    """The classifier, or None if there is none."""
-    try:
-        model = Metadata.model_validate_json((paths.CLASSIFIER / METADATA).read_bytes())
-        digest = hashlib.sha256((paths.CLASSIFIER / MODEL).read_bytes()).hexdigest()
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise UserError(f"{paths.CLASSIFIER / METADATA} cannot be used: {error}") from error
-    if digest != model.sha256:
-        raise UserError(
-            f"{paths.CLASSIFIER / MODEL} is not the file that {METADATA} describes; "
-            "run `dvc repro`."
-        )
+def _model() -> Component:
+    model = Classifier().metadata
     data: Component = {"type": "dataset", "name": model.provenance["dataset"]}
     data["contents"] = {"properties": [{"name": "digest", "value": model.provenance["data"]}]}
     return {
@@ -138,7 +115,7 @@ def _model() -> Component | None:
         "name": f"{SERVICE}-classifier",
         "version": model.version,
         "description": f"Names {len(model.names)} classes of traffic signs; ONNX",
-        "hashes": [{"alg": "SHA-256", "content": digest}],
+        "hashes": [{"alg": "SHA-256", "content": model.sha256}],
         "modelCard": {"modelParameters": {"task": "image classification", "datasets": [data]}},
         "properties": [{"name": "commit", "value": model.provenance["commit"]}],
     }

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from signs import files, paths
 from signs.data import arrays, images, layouts, splits
@@ -28,26 +27,24 @@ KEYS = ("prediction", "name", "confidence", "known")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Choose the photos and write them.
-
-    Raises:
-        UserError: the classifier is of other data, or recognizes no photo.
-    """
+    """Write them; `UserError` if the classifier is of other data or recognizes no photo."""
     classifier, data = Classifier(threads=1), arrays.load()
     if classifier.metadata.provenance["data"] != data.digest:
         raise UserError(f"{paths.CLASSIFIER} was trained on other data; run `dvc repro` first.")
     test = data.samples[data.samples["split"] == splits.TEST]
-    classes = np.random.default_rng(0).permutation(sorted(test["label"].unique()))
     reader = layouts.Reader(paths.DATA / data.dataset)
     shutil.rmtree(TARGET, ignore_errors=True)
     TARGET.mkdir(parents=True)
     chosen: list[dict[str, object]] = []
-    for label in classes.tolist():
-        table = test[test["label"] == label].iloc[:TRIED]
+    for class_id in np.random.default_rng(0).permutation(sorted(test["class_id"].unique())):
+        table = test[test["class_id"] == class_id].iloc[:TRIED]
         for file, region in zip(table["file"], layouts.regions(table), strict=True):
-            content = _png(images.decode(reader.read(file)), region)
+            photo = images.decode(reader.read(file))
+            if region:  # the service gets the file alone, so it must hold nothing but the sign
+                photo = images.crop_and_resize(photo, classifier.metadata.images, region)
+            content = cv2.imencode(".png", photo[..., ::-1])[1].tobytes()
             (row,) = predictions.predict_photos(classifier, [content])
-            if row["known"] and row["prediction"] == data.labels["ClassId"][label]:
+            if row["known"] and row["prediction"] == class_id:
                 name = f"{len(chosen):02}.png"
                 (TARGET / name).write_bytes(content)
                 chosen.append({"photo": name} | {key: row[key] for key in KEYS})
@@ -60,12 +57,3 @@ def run(arguments: argparse.Namespace) -> int:
     files.write_json(TARGET / "predictions.json", document)
     print(f"{len(chosen)} photos with their predictions are in {TARGET}.")
     return 0
-
-
-def _png(photo: images.Image, region: images.Region | None) -> bytes:
-    """The region as a file, as the service takes no other."""
-    if region is not None:
-        left, top, right, bottom = (round(edge) for edge in region)
-        photo = photo[top:bottom, left:right]
-    encoded: npt.NDArray[np.uint8] = cv2.imencode(".png", photo[..., ::-1])[1]
-    return encoded.tobytes()

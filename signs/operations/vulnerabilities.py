@@ -31,11 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Let pip-audit check all locks; 1 if it found anything.
-
-    Raises:
-        UserError: a lock could not be checked.
-    """
+    """Check all locks; 1 if pip-audit found anything; `UserError` if it could not check one."""
     # Without --strict, packages that the service does not know pass silently: all of them, where a
     # mirror of PyPI offers packages but no vulnerabilities.
     command = [sys.executable, "-m", "pip_audit", "--strict", "--require-hashes", "--disable-pip"]
@@ -47,32 +43,25 @@ def run(arguments: argparse.Namespace) -> int:
     failed = False
     # One by one: two locks may name different versions of a package, and pip-audit refuses that.
     for lock in sorted(LOCKS.glob("*.txt")):
-        result = subprocess.run(
-            [*command, "--requirement", str(lock)], capture_output=True, text=True
-        )
-        last = result.stderr.strip().rpartition("\n")[2]
+        checked = [*command, "--requirement", str(lock)]
+        result = subprocess.run(checked, capture_output=True, text=True)
+        last = result.stderr.strip().rpartition("\n")[2].removeprefix("ERROR:pip_audit._cli:")
         if result.returncode and not result.stdout:  # the table comes after all answers
-            raise UserError(
-                f"{lock} could not be checked. pip-audit says: "
-                f"{last.removeprefix('ERROR:pip_audit._cli:')}"
-            )
-        print(f"{lock}: {last}", flush=True)
-        print(result.stdout, end="")
+            raise UserError(f"{lock} could not be checked. pip-audit says: {last}")
+        print(f"{lock}: {last}\n{result.stdout}", end="", flush=True)
         failed |= result.returncode != 0
     return 1 if failed else 0
 
 
 def _accepted(today: datetime.date) -> list[str]:
     """The vulnerabilities to ignore."""
+    accepted = []
     try:
-        entries = tomllib.loads(ACCEPTED.read_text(encoding="utf-8"))
-        accepted = []
-        for name, entry in entries.items():
-            until, reason = entry["until"], str(entry["reason"])
-            if until < today:
-                print(f"No longer accepted: {name}, until {until}: {reason}")
+        for name, entry in tomllib.loads(ACCEPTED.read_text(encoding="utf-8")).items():
+            if entry["until"] < today:
+                print(f"No longer accepted: {name}, until {entry['until']}: {entry['reason']}")
             else:
-                print(f"Accepted until {until}: {name}: {reason}")
+                print(f"Accepted until {entry['until']}: {name}: {entry['reason']}")
                 accepted.append(name)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(

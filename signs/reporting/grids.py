@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -40,20 +39,12 @@ class Row(NamedTuple):
 
 
 def plot_grid(
-    rows: Sequence[Row],
-    path: Path,
-    size: tuple[int, int],
-    gap: int,
-    head: tuple[str, str] = ("", ""),
+    rows: Sequence[Row], path: Path, size: tuple[int, int], gap: int, head: Sequence[str] = ("", "")
 ) -> None:
-    """Save rows of photos with captions; without rows, the heading alone.
+    """Save rows of photos, which need not be equally long; without rows, the heading alone.
 
-    Args:
-        rows: from top to bottom; they need not be equally long.
-        path: the picture (.png or .jpg).
-        size: width and height of each tile in units; photos keep their proportions.
-        gap: between tiles, in units.
-        head: title, and an explanation below it.
+    Width and height of a tile and the gap between tiles are in units; photos keep their
+    proportions. The heading is a title and an explanation.
     """
     letters = max((len(line) for row in rows for line in row.title.split("\n")), default=0)
     lines = max((len(tile.caption) for row in rows for tile in row.tiles), default=0)
@@ -62,22 +53,18 @@ def plot_grid(
     step = np.array(size) + gap + [0, lines * LINE + gap // 2 * bool(lines)]
     width, height = step * [max((len(row.tiles) for row in rows), default=0), len(rows)]
     width = max(left + width, round(1.2 * style.LETTER * max(map(len, head))))
-    with matplotlib.rc_context(style.STYLE):
-        figure, photos = style.figure(width, top + height), []
+    with style.saved(path, width, top + height, photos=True) as figure:
         style.head(figure, *head)
+        bottom = figure.canvas.get_width_height()[1] - pixels(size[1])
         for number, row in enumerate(rows):
             y = top + number * step[1]
             _write(figure, (left - gap, y + size[1] / 2), Line(row.title), "right")
             for place, tile in enumerate(row.tiles):
                 x = left + place * step[0]
-                photos.append((pixels(x), pixels(y), tile.photo))
+                photo = fit(tile.photo, pixels(size[0]), pixels(size[1]))
+                figure.figimage(photo, pixels(x), bottom - pixels(y), origin="upper")
                 for below, line in enumerate(tile.caption):
                     _write(figure, (x, y + size[1] + LINE * (below + 0.7)), line, "left")
-        picture = style.rendered(figure)
-    for x, y, photo in photos:
-        tile_pixels = fit(photo, pixels(size[0]), pixels(size[1]))
-        picture[y : y + len(tile_pixels), x : x + tile_pixels.shape[1]] = tile_pixels
-    style.write(picture, path, cv2.IMWRITE_PNG_FILTER_PAETH)
 
 
 def rows_of(tiles: Sequence[Tile], columns: int) -> list[Row]:
@@ -88,21 +75,20 @@ def rows_of(tiles: Sequence[Tile], columns: int) -> list[Row]:
 def fit(photo: Image, width: int, height: int) -> Image:
     """A photo as RGB of this many pixels, its proportions kept, with grey where it leaves room."""
     scale = min(width / photo.shape[1], height / photo.shape[0])
-    size = max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale))
+    across, down = (max(1, round(length * scale)) for length in photo.shape[1::-1])
     method = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
-    resized = cv2.resize(photo, size, interpolation=method)
+    resized = cv2.resize(photo, (across, down), interpolation=method)
     result = np.full((height, width, 3), FRAME, np.uint8)
-    top, left = (height - size[1]) // 2, (width - size[0]) // 2
-    result[top : top + size[1], left : left + size[0]] = resized.reshape(size[1], size[0], -1)
+    top, left = (height - down) // 2, (width - across) // 2
+    result[top : top + down, left : left + across] = resized.reshape(down, across, -1)
     return result
 
 
 def strip(photos: Sequence[Image], side: int, gap: int) -> Image:
     """Photos side by side as one, for a tile that shows several; lengths in units."""
-    tiles = [fit(photo, pixels(side), pixels(side)) for photo in photos]
-    between = np.full((pixels(side), pixels(gap), 3), PAPER, np.uint8)
-    parts = [part for tile in tiles for part in (between, tile)]
-    return np.hstack(parts[1:])
+    side, gap = pixels(side), pixels(gap)
+    between = np.full((side, gap, 3), PAPER, np.uint8)
+    return np.hstack([part for p in photos for part in (between, fit(p, side, side))][1:])
 
 
 def pixels(units: float) -> int:

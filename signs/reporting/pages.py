@@ -24,17 +24,12 @@ def render(template: str, **context: Any) -> str:
 
 
 def percent(share: Any, digits: int = 2) -> str:
-    """A share of 1 as a percentage; the filters of this module show what is absent as "–"."""
+    """A share of 1 as a percentage; both filters show what is absent as "–"."""
     return ABSENT if _absent(share) else f"{100 * float(share):.{digits}f}\N{NO-BREAK SPACE}%"
 
 
-def count(number: Any) -> str:
-    """A whole number with separators of thousands."""
-    return ABSENT if _absent(number) else f"{int(number):,}"
-
-
-def number(value: Any, digits: int) -> str:
-    """A number with this many decimal places."""
+def number(value: Any, digits: int = 0) -> str:
+    """A number with this many decimal places and separators of thousands."""
     return ABSENT if _absent(value) else f"{float(value):,.{digits}f}"
 
 
@@ -58,9 +53,4 @@ _ENVIRONMENT = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-_ENVIRONMENT.filters |= {
-    "percent": percent,
-    "count": count,
-    "number": number,
-    "picture": picture,
-}
+_ENVIRONMENT.filters |= {"percent": percent, "number": number, "picture": picture}

@@ -1,30 +1,24 @@
 """All pictures of a run, from the tables that the other stages wrote and the photos themselves."""
 
-import textwrap
 from pathlib import Path
+from textwrap import wrap
 
 import numpy as np
 import pandas as pd
 
 from signs import paths
 from signs.data import arrays, layouts
-from signs.data.images import Image, decode
+from signs.data.images import decode
 from signs.evaluation import corruptions
 from signs.inference.classifier import Metadata
 from signs.inference.heatmap import overlay
-from signs.reporting import plots, style
+from signs.reporting import pages, plots, style
 from signs.reporting.grids import Line, Row, Tile, fit, pixels, plot_grid, rows_of, strip
 from signs.reporting.results import Json, read_json, read_table
 from signs.reporting.style import DARK, GREY, QUIET, RED
 from signs.synthesis import svg
 
-CURVES = {
-    "train_loss": "train/loss.tsv",
-    "train_accuracy": "train/accuracy.tsv",
-    "validation_loss": "validation/loss.tsv",
-    "validation_accuracy": "validation/accuracy.tsv",
-    "learning_rate": "learning_rate.tsv",
-}
+CURVES = ("train/loss", "train/accuracy", "validation/loss", "validation/accuracy", "learning_rate")
 MISTAKE, EXAMPLE, DUPLICATE, SAMPLE = 186, 84, 44, 32  # sides of tiles, in units
 SAMPLES = 6  # synthetic photos of each class
 
@@ -48,26 +42,17 @@ def write(metadata: Metadata, folder: Path) -> None:
 
 def _diagrams(test: pd.DataFrame, details: Json, metadata: Metadata, folder: Path) -> None:
     tables = paths.TRAIN_METRICS / "plots/metrics"
-    curves = {name: pd.read_csv(tables / file, sep="\t") for name, file in CURVES.items()}
-    last = {name: table.iloc[:, -1] for name, table in curves.items()}
-    plots.plot_curves(pd.DataFrame(last), folder / "curves.png")
-    plots.plot_confusion(
-        test["label"].to_numpy(),
-        test["predicted_label"].to_numpy(),
-        metadata.names,
-        metadata.class_ids,
-        folder / "confusion.png",
-    )
+    curves = {c: pd.read_csv(tables / f"{c}.tsv", sep="\t").iloc[:, -1] for c in CURVES}
+    plots.plot_curves(pd.DataFrame(curves), folder / "curves.png")
+    labels = test["label"].to_numpy(), test["predicted_label"].to_numpy()
+    classes = metadata.names, metadata.class_ids
+    plots.plot_confusion(*labels, *classes, folder / "confusion.png")
     plots.plot_recall(read_table(paths.EVALUATE_METRICS / "classes.csv"), folder / "recall.png")
-    plots.plot_reliability(
-        test["uncalibrated_confidence"].to_numpy(),
-        test["confidence"].to_numpy(),
-        test["correct"].to_numpy(),
-        (details["test"]["ece_uncalibrated"], details["test"]["ece"]),
-        folder / "reliability.png",
-    )
-    ood = read_table(paths.OOD_PREDICTIONS)
-    if len(ood):
+    confidence = test["uncalibrated_confidence"].to_numpy(), test["confidence"].to_numpy()
+    ece = details["test"]["ece_uncalibrated"], details["test"]["ece"]
+    correct = test["correct"].to_numpy()
+    plots.plot_reliability(*confidence, correct, ece, folder / "reliability.png")
+    if len(ood := read_table(paths.OOD_PREDICTIONS)):
         energies = test["energy"].to_numpy(), ood["energy"].to_numpy()
         plots.plot_ood(*energies, metadata.energy_threshold, folder / "ood.png")
 
@@ -76,40 +61,26 @@ def _mistakes(
     test: pd.DataFrame, data: arrays.Prepared, reader: layouts.Reader, path: Path
 ) -> None:
     """The wrong predictions of the highest confidence, and what led to them."""
-    names = data.labels["Name"]
-    maps = np.load(paths.SALIENCY)
+    names, side = data.labels["Name"], pixels(MISTAKE)
     wrong = test[~test["correct"]].sort_values("confidence", ascending=False, kind="stable")
     rows = pd.Index(data.samples["file"]).get_indexer(wrong["file"])
-    tiles = []
+    maps, small, tiles = np.load(paths.SALIENCY), side * 2 // 5, []
     for mistake, row, importance in zip(wrong.to_dict("records"), rows, maps, strict=False):
-        photo = decode(reader.read(mistake["file"]))
-        photo = _with_inset(photo, overlay(data.images[row], importance))
-        true, predicted = names[mistake["label"]], names[mistake["predicted_label"]]
-        caption = _mistake_caption(true, predicted, mistake["confidence"], mistake["file"])
-        tiles.append(Tile(photo, caption))
-    head = ("", "") if tiles else ("No mistake: every test photo was read right.", "")
+        photo = fit(decode(reader.read(mistake["file"])), side, side)
+        photo[-small - 4 :, -small - 4 :] = 255
+        photo[-small:, -small:] = fit(overlay(data.images[row], importance), small, small)
+        read = f"{names[mistake['predicted_label']]}, {pages.percent(mistake['confidence'], 1)}"
+        tiles.append(Tile(photo, _caption(read, names[mistake["label"]], mistake["file"])))
+    head = ["" if tiles else "No mistake: every test photo was read right.", ""]
     plot_grid(rows_of(tiles, 6), path, (MISTAKE, MISTAKE), 14, head)
 
 
-def _with_inset(photo: Image, inset: Image) -> Image:
-    """A square photo with another in its lower right corner."""
-    side = pixels(MISTAKE)
-    result, small = fit(photo, side, side), side * 2 // 5
-    result[-small - 4 :, -small - 4 :] = 255
-    result[-small:, -small:] = fit(inset, small, small)
-    return result
-
-
-def _mistake_caption(true: str, predicted: str, confidence: float, file: str) -> list[Line]:
+def _caption(read: str, true: str, file: str) -> list[Line]:
     """The lines below a mistake: what was predicted, what is true, the file."""
-    percent = f"{100 * confidence:.1f}\N{NO-BREAK SPACE}%"
-    read = textwrap.wrap(f"read: {predicted}, {percent}", 29, max_lines=3, placeholder=" …")
-    really = textwrap.wrap(f"true: {true}", 32, max_lines=2, placeholder=" …")
-    name = file if len(file) <= 30 else "…" + file[-29:]
     return [
-        *(Line(line, RED, "bold") for line in read),
-        *(Line(line, DARK) for line in really),
-        Line(name, GREY),
+        *(Line(x, RED, "bold") for x in wrap(f"read: {read}", 29, max_lines=3, placeholder=" …")),
+        *(Line(x) for x in wrap(f"true: {true}", 32, max_lines=2, placeholder=" …")),
+        Line(file if len(file) <= 30 else "…" + file[-29:], GREY),
     ]
 
 
@@ -137,7 +108,7 @@ def _duplicates(dataset: str, reader: layouts.Reader, path: Path) -> None:
     """The largest groups of photos that stay together."""
     table = read_table(paths.PREPROCESS_METRICS / "duplicates.csv")
     rows = []
-    for _, group in table.groupby("group", sort=False) if len(table) else ():
+    for _, group in table.groupby("group", sort=False):
         first = group.iloc[0]
         title = f"{first['name'][:38]}\n{first['files']} files, {first['distinct']} distinct"
         rows.append(Row([Tile(decode(reader.read(file))) for file in group["file"]], title))

@@ -11,9 +11,6 @@ from signs.params import Evaluate
 
 Json = dict[str, Any]
 
-# Columns in which an empty cell means "not measured".
-MEASURED = ("recall", "recall_low", "recall_high", "precision", "f1")
-
 
 def read_json(path: Path) -> Json:
     """The content of a JSON file; empty if it is missing."""
@@ -24,19 +21,7 @@ def read_table(path: Path) -> pd.DataFrame:
     """A CSV file, empty if it is missing; names stay texts, a class may be called "None"."""
     if not path.exists():
         return pd.DataFrame()
-    empty = {column: [""] for column in MEASURED}
-    return pd.read_csv(path, keep_default_na=False, na_values=empty, dtype={"name": str})
-
-
-def records(path: Path) -> list[dict[Any, Any]]:
-    """The rows of a CSV file as dictionaries; none if it is missing."""
-    return read_table(path).to_dict("records")
-
-
-def leaks(audit: Json) -> bool:
-    """Whether photos of training come up in another split, by the audit of the data."""
-    kinds = ("exact", "group", "near", "test_percent")
-    return any(audit.get("leaks", {}).get(kind) for kind in kinds)
+    return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"name": str})
 
 
 def settings(evaluate: Evaluate, metadata: Metadata) -> Json:
