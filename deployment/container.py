@@ -13,9 +13,7 @@ from signs.errors import UserError
 
 BUILD = Path("build")
 VALUES = Path(__file__).with_name("values.toml")
-ENGINES = ("docker", "podman")
 KINDS = {str: "a text", int: "a whole number", float: "a number"}
-MAX_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,8 @@ def read_values(path: Path = VALUES) -> Values:
             raise UserError(f"{path}: {key} is {value!r}, but must be {KINDS[kind]}.")  # type: ignore[index]
         if kind is not str and value <= 0:
             raise UserError(f"{path}: {key} is {value}, but must be above 0.")
-        if key.endswith("port") and value > MAX_PORT:
-            raise UserError(f"{path}: {key} is {value}, but must be at most {MAX_PORT}.")
+        if key.endswith("port") and value > 65535:
+            raise UserError(f"{path}: {key} is {value}, but must be at most 65535.")
     return Values(**content)
 
 
@@ -83,7 +81,7 @@ class Engine:
 
     def __init__(self) -> None:
         named = os.environ.get("ENGINE")
-        for self.name in (named,) if named else ENGINES:
+        for self.name in (named,) if named else ("docker", "podman"):
             if shutil.which(self.name) and self._run("info").returncode == 0:
                 return
         if named:

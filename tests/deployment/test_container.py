@@ -75,13 +75,12 @@ def test_bento_names_model_code_and_data_and_holds_what_is_listed(clone: Clone) 
 
 
 def test_version_shows_changes_that_are_not_committed(clone: Clone) -> None:
-    service = clone.folder / "service.py"
-    committed = service.read_text()
-    service.write_text(committed + "\n")
+    with (clone.folder / "service.py").open("a") as service:
+        service.write("\n")
     try:
         assert f"{clone.git('rev-parse', 'HEAD')[:10]}-dirty" in clone.succeed("bento")
     finally:
-        service.write_text(committed)
+        clone.git("checkout", "service.py")
 
 
 def test_says_in_one_sentence_what_is_missing(clone: Clone) -> None:
@@ -126,11 +125,9 @@ def test_image_describes_itself(image: tuple[str, str], clone: Clone) -> None:
     (content,) = json.loads(podman("image", "inspect", name))
     labels, packed = content["Config"]["Labels"], clone.packed()
     assert name == f"traffic-signs:{packed['version']}"
-    assert labels["org.opencontainers.image.title"] == "traffic-signs"
-    assert labels["org.opencontainers.image.version"] == packed["version"]
-    assert labels["org.opencontainers.image.revision"] == packed["revision"]
+    for key, value in (packed | {"title": "traffic-signs"}).items():
+        assert labels["signs.data" if key == "data" else f"org.opencontainers.image.{key}"] == value
     assert labels["org.opencontainers.image.description"]
-    assert labels["signs.data"] == packed["data"]
     assert content["User"] == "10001:10001"
     assert "3000/tcp" in content["Config"]["ExposedPorts"]
     assert content["Config"]["StopSignal"] == "SIGTERM"

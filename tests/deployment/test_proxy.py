@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -20,10 +21,10 @@ from signs.errors import UserError
 from tests.conftest import Server, photo
 from tests.deployment.conftest import at
 from tests.harness import free_ports
+from tests.serving.clients import connect, head
 
 REQUESTS = 3
 SECONDS = 2
-POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +39,8 @@ def haproxy(running: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         text = text.replace(old, f"{old.rpartition(' ')[0]} {SECONDS}s")
     (folder / "template").write_text(text)
     port, green = free_ports(2)
-    values = replace(
-        read_values(),
-        port=port,
-        blue_port=running.port,
-        green_port=green,
-        requests_per_address=REQUESTS,
-    )
+    ports = {"port": port, "blue_port": running.port, "green_port": green}
+    values = replace(read_values(), requests_per_address=REQUESTS, **ports)
     made = proxy.Proxy(values, folder)
     assert made.active() is None
     with pytest.MonkeyPatch.context() as patch:
@@ -52,10 +48,6 @@ def haproxy(running: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         made.switch("blue")
         yield made
     os.kill(int((folder / "haproxy.pid").read_text()), signal.SIGTERM)
-
-
-def connect(haproxy: proxy.Proxy) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", haproxy.values.port), timeout=20)
 
 
 @pytest.fixture
@@ -85,11 +77,11 @@ def test_switch_sends_requests_to_the_other_slot(haproxy: proxy.Proxy, service: 
 
 @pytest.mark.parametrize(
     ("begin", "piece"),
-    [(POST, b"X-A: b\r\n"), (POST + b"Content-Length: 1000\r\n\r\n", b"x")],
+    [(head(1000)[:-2], b"X-A: b\r\n"), (head(1000), b"x")],
     ids=["headers", "body"],
 )
-def test_cuts_off_slow_senders(haproxy: proxy.Proxy, begin: bytes, piece: bytes) -> None:
-    with connect(haproxy) as connection:
+def test_cuts_off_slow_senders(service: Server, begin: bytes, piece: bytes) -> None:
+    with connect(service) as connection:
         connection.sendall(begin)
         started = time.monotonic()
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
@@ -97,36 +89,32 @@ def test_cuts_off_slow_senders(haproxy: proxy.Proxy, begin: bytes, piece: bytes)
                 connection.sendall(piece)
                 time.sleep(0.2)
         assert SECONDS - 0.5 < time.monotonic() - started < SECONDS + 2
-    with connect(haproxy) as connection:
+    with connect(service) as connection:
         connection.sendall(begin + piece)
         assert connection.recv(4096).startswith(b"HTTP/1.1 408")
 
 
 @pytest.mark.parametrize("declared", [True, False])
-def test_refuses_a_body_of_100_mb(haproxy: proxy.Proxy, declared: bool) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", haproxy.values.port, timeout=20)
-    connection.putrequest("POST", "/predict_batch")
-    connection.putheader("Content-Type", "multipart/form-data; boundary=x")
-    if declared:
-        connection.putheader("Content-Length", str(100 * 2**20))
-    else:
-        connection.putheader("Transfer-Encoding", "chunked")
-    connection.endheaders()
-    with contextlib.closing(connection):
+def test_refuses_a_body_of_100_mb(service: Server, declared: bool) -> None:
+    begin = head(100 * 2**20, "/predict_batch", "multipart/form-data; boundary=x")
+    if not declared:
+        begin = re.sub(rb"Content-Length: \d+", b"Transfer-Encoding: chunked", begin)
+    with connect(service) as connection:
+        connection.sendall(begin)
         if not declared:  # HAProxy refuses a declared length before the first byte of the body
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 for _ in range(100):
-                    connection.send(b"100000\r\n" + bytes(2**20) + b"\r\n")
-        response = connection.getresponse()
+                    connection.sendall(b"100000\r\n" + bytes(2**20) + b"\r\n")
+        response = http.client.HTTPResponse(connection)
+        response.begin()
         assert (response.status, response.headers["content-type"]) == (413, "application/json")
         assert "64 MB" in json.loads(response.read())["error"]
 
 
-def test_one_address_cannot_have_all_requests(haproxy: proxy.Proxy, service: Server) -> None:
+def test_one_address_cannot_have_all_requests(service: Server) -> None:
     with contextlib.ExitStack() as held:
         for _ in range(REQUESTS):
-            connection = held.enter_context(connect(haproxy))
-            connection.sendall(POST + b"Content-Length: 1000\r\n\r\nbegin")
+            held.enter_context(connect(service)).sendall(head(1000) + b"begin")
         time.sleep(0.5)
         reply = service.ask("/model")
         assert (reply.status, reply.headers.get("retry-after")) == (429, "1")
@@ -138,9 +126,7 @@ def test_one_address_cannot_have_all_requests(haproxy: proxy.Proxy, service: Ser
 def test_says_why_haproxy_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         values = replace(read_values(), port=taken.getsockname()[1])
-        with pytest.raises(
-            UserError, match=r"HAProxy does not start: (?s:.*)Address already in use"
-        ):
+        with pytest.raises(UserError, match=r"HAProxy does not start: (?s:.*)already in use"):
             proxy.Proxy(values, tmp_path).switch("blue")
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     with pytest.raises(UserError, match="apt install haproxy"):

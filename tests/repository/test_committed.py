@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from signs.commands import git
+
 ROOT = Path(__file__).parents[2]
 needs_checkout = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
 INDEX = "https" + "://packages.example"
@@ -53,14 +55,9 @@ FIT = {
 }
 
 
-def git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-c", f"safe.directory={folder}", *arguments]
-    return subprocess.check_output(command, cwd=folder, text=True)
-
-
 def check(folder: Path) -> tuple[int, str]:
     """Exit status and words of the check of all files that git tracks there."""
-    listed = git(folder, "ls-files", "-z").split("\0")[:-1]
+    listed = git("-c", f"safe.directory={folder}", "ls-files", "-z", at=folder).split("\0")[:-1]
     assert listed
     command = [sys.executable, ROOT / ".ci/check_files.py", *listed]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -71,8 +68,8 @@ def commit(folder: Path, files: dict[str, str]) -> None:
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(content + "\n")
-    git(folder, "init", "--quiet")
-    git(folder, "add", ".")
+    git("init", "--quiet", at=folder)
+    git("add", ".", at=folder)
 
 
 @needs_checkout
@@ -82,8 +79,8 @@ def test_committed_files_are_fit_to_publish() -> None:
 
 @needs_checkout
 def test_line_ends_are_those_of_unix_whatever_git_is_told(tmp_path: Path) -> None:
-    git(ROOT, "clone", "--quiet", "-c", "core.autocrlf=true", str(ROOT), str(tmp_path / "clone"))
-    listed = git(tmp_path / "clone", "ls-files", "--eol").splitlines()
+    git("clone", "--quiet", "-c", "core.autocrlf=true", str(ROOT), "clone", at=tmp_path)
+    listed = git("ls-files", "--eol", at=tmp_path / "clone").splitlines()
     assert any("w/lf" in line for line in listed)
     assert not [line for line in listed if "w/crlf" in line or "w/mixed" in line]
 

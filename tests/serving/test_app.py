@@ -15,36 +15,24 @@ import pytest
 from PIL import Image
 
 from tests.conftest import Server, photo
+from tests.serving.clients import connect, head
 
 FORM = "multipart/form-data; boundary=frontier"
 GIF = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;"
 PHOTO = photo("Green")
 
 
-def form(*parts: tuple[str, bytes | str, str | None]) -> bytes:
+def form(*parts: tuple[str, bytes, str | None]) -> bytes:
     """Fields of (name, content, file name or None for a text field)."""
     body = b""
     for name, content, file in parts:
         disposition = f'form-data; name="{name}"' + (f'; filename="{file}"' if file else "")
-        data = content if isinstance(content, bytes) else content.encode()
-        body += f"--frontier\r\nContent-Disposition: {disposition}\r\n\r\n".encode() + data
-        body += b"\r\n"
+        head = f"--frontier\r\nContent-Disposition: {disposition}\r\n\r\n"
+        body += head.encode() + content + b"\r\n"
     return body + b"--frontier--\r\n"
 
 
 IMAGE, IMAGES = ("image", PHOTO, "a.png"), ("images", PHOTO, "a.png")
-
-
-def head(length: int) -> bytes:
-    """What precedes a raw body of so many bytes."""
-    return (
-        "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
-        f"Content-Length: {length}\r\n\r\n"
-    ).encode()
-
-
-def connect(running: Server) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", running.port), timeout=20)
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +65,7 @@ def test_predicts_a_form_and_a_raw_body_alike(running: Server) -> None:
     assert sum(candidate["confidence"] for candidate in top) == pytest.approx(1, abs=1e-5)
     assert len(reply.body["model"]) == 12
     assert running.send(form(IMAGE), kind=FORM).body == reply.body
+    assert running.send(photo("Grey")).body["known"] is False
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".ppm"])
@@ -85,13 +74,6 @@ def test_reads_these_formats_whatever_they_are_called(
     running: Server, suffix: str, kind: str
 ) -> None:
     assert running.send(photo("Blue", suffix), kind=kind).body["name"] == "Blue"
-
-
-@pytest.mark.parametrize(("color", "known"), [("Grey", False), ("Red", True)])
-def test_says_whether_the_sign_is_known(running: Server, color: str, known: bool) -> None:
-    body = running.send(photo(color)).body
-    assert body["known"] is known
-    assert not known or body["name"] == color
 
 
 def test_explains_with_a_picture(running: Server) -> None:
@@ -141,14 +123,15 @@ def test_metrics_count_classes_unknown_and_requests(running: Server) -> None:
     running.ask("/nothing/4711")
     running.send(PHOTO, "/static_content/4711")
     after = counts()
-    grown = {name: after[name] - before.get(name, 0) for name in after}
-    assert grown['signs_predictions_total{prediction="20"}'] == 1
-    assert grown['signs_predictions_total{prediction="unknown"}'] == 1
-    assert grown["signs_photos_refused_total"] == 1
-    seconds = "signs_request_duration_seconds_count"
-    assert grown[seconds + '{path="/predict",status="400"}'] == 1
-    assert grown[seconds + '{path="other",status="404"}'] == 1
-    assert grown[seconds + '{path="other",status="405"}'] == 1
+    for name in (
+        'predictions_total{prediction="20"}',
+        'predictions_total{prediction="unknown"}',
+        "photos_refused_total",
+        'request_duration_seconds_count{path="/predict",status="400"}',
+        'request_duration_seconds_count{path="other",status="404"}',
+        'request_duration_seconds_count{path="other",status="405"}',
+    ):
+        assert after[f"signs_{name}"] - before.get(f"signs_{name}", 0) == 1, name
     assert not any("4711" in name for name in after)
 
 
@@ -196,7 +179,7 @@ OTHER_TYPES = ("text/plain", "application/json", "", "application/pdf")
         (ONE, form(), FORM, 422, "no field 'image'"),
         (ONE, form(IMAGE, IMAGE), FORM, 422, "at most 1 file in 'image'"),
         (ONE, form(("photo", PHOTO, "a.png")), FORM, 422, "'photo'; only 'image' is allowed"),
-        (ONE, form(("image", "text", None)), FORM, 422, "'image' must be a file"),
+        (ONE, form(("image", b"text", None)), FORM, 422, "'image' must be a file"),
         (BATCH, form(*[IMAGES] * 65), FORM, 422, "at most 64 files in 'images'"),
         (BATCH, form(IMAGE), FORM, 422, "'image'; only 'images' is allowed"),
         (ONE, form(IMAGE), "multipart/form-data", 400, "boundary"),
@@ -233,25 +216,19 @@ def test_refuses_too_many_bytes(running: Server) -> None:
 def test_never_fetches_an_address(running: Server) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(1.5)
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}/sign.png"
-        reply = running.send(form(("image", address, None)), kind=FORM)
-        assert (reply.status, "not fetched" in reply.error) == (422, True)
-        for part, path, status in (
-            (("image", address, address), "/predict", 400),
-            (("image", "file:///etc/passwd", None), "/predict", 422),
-            (("images", address, None), "/predict_batch", 422),
+        name = f"http://127.0.0.1:{listener.getsockname()[1]}/sign.png"
+        address = name.encode()
+        for part, path, status, words in (
+            (("image", address, None), ONE, 422, "not fetched"),
+            (("image", address, name), ONE, 400, "known format"),
+            (("image", b"file:///etc/passwd", None), ONE, 422, "not fetched"),
+            (("images", address, None), BATCH, 422, "not fetched"),
         ):
-            assert running.send(form(part), path, FORM).status == status
-        assert running.send(address.encode()).status == 400
+            reply = running.send(form(part), path, FORM)
+            assert (reply.status, words in reply.error) == (status, True)
+        assert running.send(address).status == 400
         with pytest.raises(TimeoutError):
             listener.accept()
-
-
-def test_a_file_name_cannot_add_headers(running: Server) -> None:
-    name = 'a.png"\r\nX-Evil: 1\r\nSet-Cookie: a=b; x="'
-    reply = running.send(form(("image", PHOTO, name)), kind=FORM)
-    assert reply.status in (200, 400, 422)
-    assert not {"x-evil", "set-cookie"} & set(reply.headers)
 
 
 @pytest.mark.parametrize(
@@ -279,12 +256,10 @@ def test_gives_up_a_slow_body(running: Server) -> None:
     with connect(running) as connection:
         connection.sendall(head(len(PHOTO)))
         started = time.monotonic()
-        for byte in PHOTO[:14]:
-            try:
+        with contextlib.suppress(OSError):
+            for byte in PHOTO[:14]:
                 connection.sendall(bytes([byte]))
-            except OSError:
-                break
-            time.sleep(1)
+                time.sleep(1)
         assert b" 408 " in connection.recv(4096)
         assert time.monotonic() - started < 16
 

@@ -55,6 +55,10 @@ def file(content: bytes, name: str = "sign.png") -> dict[str, object]:
     return {"name": name, "mimeType": "image/png", "buffer": content}
 
 
+def choose(page: Page, *colors: str) -> None:
+    page.set_input_files("#files", [file(photo(color)) for color in colors])
+
+
 def drop(page: Page, name: str, text: str) -> None:
     transfer = page.evaluate_handle(
         "([name, text]) => { const data = new DataTransfer();"
@@ -64,14 +68,10 @@ def drop(page: Page, name: str, text: str) -> None:
     page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
 
 
-def test_describes_the_classifier(page: Page) -> None:
-    expect(page.locator("#model")).to_contain_text(
-        "the 3 classes of “colors”, with 100.0 % accuracy"
-    )
-
-
-def test_reads_a_photo_and_explains(page: Page) -> None:
-    page.set_input_files("#files", file(photo("Green")))
+def test_describes_the_classifier_reads_a_photo_and_explains(page: Page) -> None:
+    described = "the 3 classes of “colors”, with 100.0 % accuracy"
+    expect(page.locator("#model")).to_contain_text(described)
+    choose(page, "Green")
     card = page.locator("#cards li")
     expect(card.locator("h2")).to_have_text("Green")
     expect(card.locator("tr")).to_have_count(3)
@@ -81,22 +81,21 @@ def test_reads_a_photo_and_explains(page: Page) -> None:
     explanation = card.get_by_alt_text("Map of what led to the prediction")
     expect(explanation).to_be_visible()
     assert explanation.evaluate("image => image.decode().then(() => image.naturalWidth)") == 16
-    folder = os.environ.get("SIGNS_ARTIFACTS")
-    if folder:  # continuous integration keeps the picture
+    if folder := os.environ.get("SIGNS_ARTIFACTS"):  # continuous integration keeps the picture
         Path(folder).mkdir(parents=True, exist_ok=True)
         page.screenshot(path=Path(folder) / "demo.png")
 
 
 def test_reads_several_the_newest_first(page: Page) -> None:
-    page.set_input_files("#files", [file(photo(c)) for c in ("Red", "Blue", "Green")])
+    choose(page, "Red", "Blue", "Green")
     expect(page.locator("#cards h2")).to_have_text(["Red", "Blue", "Green"])
-    page.set_input_files("#files", file(photo("Blue")))
+    choose(page, "Blue")
     expect(page.locator("#cards h2")).to_have_text(["Blue", "Red", "Blue", "Green"])
     expect(page.locator("#progress")).to_have_text("1 of 1 photo done")
 
 
 def test_says_unknown(page: Page) -> None:
-    page.set_input_files("#files", file(photo("Grey")))
+    choose(page, "Grey")
     expect(page.locator("#cards h2")).to_have_text("Unknown")
     expect(page.locator("#cards li")).to_contain_text("The classifier is not sure enough.")
 
@@ -161,12 +160,12 @@ def test_tries_again_when_the_service_is_busy(page: Page) -> None:
             route.continue_()
 
     page.route("**/predict", busy_once)
-    page.set_input_files("#files", file(photo("Green")))
+    choose(page, "Green")
     expect(page.locator("#cards h2")).to_have_text("Green")
     assert len(tries) == 2
 
 
 def test_says_that_the_service_is_gone(page: Page) -> None:
     page.route("**/predict", lambda route: route.abort())
-    page.set_input_files("#files", file(photo("Green")))
+    choose(page, "Green")
     expect(page.locator("#cards li")).to_contain_text("cannot be reached")

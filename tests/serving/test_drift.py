@@ -14,7 +14,6 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from signs.errors import UserError
-from signs.files import write_text
 from signs.paths import PREDICTIONS
 from signs.serving import drift
 from tests.conftest import copy_service, photo, start
@@ -35,6 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert server.stop() == 0
     shutil.copy(ROOT / "Makefile", folder)
     (folder / ".venv").symlink_to(Path(sys.prefix))
+    (folder / PREDICTIONS).parent.mkdir(parents=True)
     with log(folder).open("a") as file:
         file.write('{"request": "cut o\n')
         other = {"timestamp": "2030-01-31T08:00:00", "prediction": 3, "confidence": 1.0}
@@ -53,7 +53,7 @@ def today(folder: Path) -> str:
 def write_predictions(folder: Path, class_ids: list[int]) -> None:
     rows = [f"{i}.png,validation,{c},1.0,True" for i, c in enumerate(class_ids)]
     rows += [f"t{i}.png,test,3,0.2,False" for i in range(500)]  # must be ignored
-    write_text(folder / PREDICTIONS, "\n".join([HEADER, *rows]))
+    (folder / PREDICTIONS).write_text("\n".join([HEADER, *rows]))
 
 
 @pytest.fixture
@@ -108,10 +108,10 @@ def test_says_what_is_missing(run: Callable[..., int], arguments: list[str], mes
 
 
 @pytest.mark.parametrize("missing", [PREDICTIONS, drift.METADATA])
-def test_names_a_missing_file(run: Callable[..., int], folder: Path, missing: Path) -> None:
+def test_names_a_missing_file(run: Callable[..., int], missing: Path) -> None:
     kept = missing.rename(missing.with_name("kept"))
     with pytest.raises(UserError, match=f"{missing} cannot be read.*dvc repro"):
-        run("--day", today(folder))
+        run()
     kept.rename(missing)
 
 

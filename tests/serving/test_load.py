@@ -17,7 +17,7 @@ import pytest
 
 from tests.conftest import Server, photo
 from tests.harness import wait_until
-from tests.serving import wrk
+from tests.serving.clients import connect, head, needs_wrk, wrk
 
 # Four times as many as two workers let wait.
 CONNECTIONS = 4 * 2 * 128
@@ -38,12 +38,12 @@ def connection(server: Server) -> "contextlib.closing[http.client.HTTPConnection
 
 
 @pytest.mark.slow
-@wrk.needs_wrk
+@needs_wrk
 def test_refuses_what_is_too_much_and_serves_the_rest_soon(
     own_server: Start, tmp_path: Path
 ) -> None:
     server = own_server()
-    printed = wrk.start(server.address, RED, tmp_path, CONNECTIONS, 60).communicate()[0]
+    printed = wrk(server, RED, tmp_path, CONNECTIONS, 60).communicate()[0]
     assert "Socket errors" not in printed, printed
     assert seconds(server, 503)["+Inf"] > 100
     accepted = seconds(server, 200)
@@ -69,14 +69,13 @@ def test_says_when_to_try_again(own_server: Start) -> None:
                     refused.append((reply.headers["retry-after"], reply.error))
 
     with ThreadPoolExecutor(8) as clients:
-        for done in [clients.submit(explain) for _ in range(8)]:
-            done.result()
+        list(clients.map(lambda _: explain(), range(8)))
     assert set(refused) == {("1", "the service is overloaded; try again shortly")}
     assert server.send(RED).body["name"] == "Red"
 
 
 @pytest.mark.slow
-@wrk.needs_wrk
+@needs_wrk
 def test_memory_does_not_grow(own_server: Start, tmp_path: Path) -> None:
     server = own_server()
 
@@ -84,7 +83,7 @@ def test_memory_does_not_grow(own_server: Start, tmp_path: Path) -> None:
         end = time.monotonic() + 240
         while seconds(server, 200)["+Inf"] < requests and time.monotonic() < end:
             duration = 2 if requests < 10_000 else 10
-            wrk.start(server.address, RED, tmp_path, 8, duration).communicate()
+            wrk(server, RED, tmp_path, 8, duration).communicate()
         assert seconds(server, 200)["+Inf"] >= requests
         return sum(worker.memory_info().rss for worker in server.workers())
 
@@ -98,19 +97,14 @@ def test_large_bodies_that_never_end_do_not_fill_the_memory(own_server: Start) -
     before = peak = worker.memory_info().rss
     statuses = set()
     with contextlib.ExitStack() as stack:
-        opened = [stack.enter_context(connection(server)) for _ in range(24)]
+        opened = [stack.enter_context(connect(server)) for _ in range(24)]
         for client in opened:  # 24 x 19 MB is more than a worker may hold
-            client.putrequest("POST", "/predict")
-            client.putheader("Content-Type", "image/png")
-            client.putheader("Content-Length", str(20 * 2**20))
-            client.endheaders()
             with contextlib.suppress(OSError):
-                for _ in range(19):
-                    client.send(bytes(2**20))
+                client.sendall(head(20 * 2**20) + bytes(19 * 2**20))
             peak = max(peak, worker.memory_info().rss)
         for client in opened:
             with contextlib.suppress(OSError):
-                statuses.add(client.getresponse().status)
+                statuses.add(int(client.recv(12)[9:]))
     assert 503 in statuses
     assert statuses <= {408, 503}
     assert peak - before < 400 * 2**20
