@@ -63,7 +63,7 @@ def _brightness(photo: Floats, stops: float, rng: np.random.Generator, _: Region
 
 def _contrast(photo: Floats, kept: float, _: np.random.Generator, __: Region) -> MatLike:
     mean = photo.mean(axis=(0, 1))
-    return (photo - mean) * kept + mean
+    return np.asarray((photo - mean) * kept + mean)
 
 
 def _fog(photo: Floats, density: float, rng: np.random.Generator, _: Region) -> MatLike:
