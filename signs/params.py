@@ -1,8 +1,7 @@
 """params.yaml as typed, validated settings.
 
-Every stage reads its settings through `load`. A key that is unknown, missing,
-of the wrong type or out of range raises `ParamsError`, which names the key, the
-value found and what is allowed, for all problems at once.
+A key that is unknown, missing, of the wrong type or out of range raises `ParamsError`, which
+names the key, the value found and what is allowed, for all problems at once.
 """
 
 from collections.abc import Mapping
@@ -118,13 +117,9 @@ class Split(Block):
     seed: Seed
 
     @model_validator(mode="after")
-    def _has_the_fold(self) -> "Split":
+    def _has_the_fold_and_leaves_training_data(self) -> "Split":
         if self.fold >= self.folds:
             raise ValueError(f"fold ({self.fold}) must stay below folds ({self.folds})")
-        return self
-
-    @model_validator(mode="after")
-    def _leaves_training_data(self) -> "Split":
         if self.validation + 1 / self.folds >= 1:
             raise ValueError(
                 f"validation ({self.validation}) and one of {self.folds} folds "
@@ -209,8 +204,7 @@ class Train(Block):
     @property
     def recipe(self) -> Recipe:
         """The recipe of the chosen network."""
-        recipe: Recipe = getattr(self, self.network)
-        return recipe
+        return {"compact": self.compact, "classic": self.classic}[self.network]
 
 
 class Evaluate(Block):
@@ -257,13 +251,14 @@ class Params(Block):
 
     @model_validator(mode="after")
     def _evaluates_other_photos(self) -> "Params":
-        if self.evaluate.external_photos and self.evaluate.external_set == self.dataset:
+        external = self.evaluate.external_set if self.evaluate.external_photos else None
+        if external == self.dataset:
             raise ValueError(
                 f"evaluate.external_set and dataset are both {self.dataset!r}; "
                 "name another set or set evaluate.external_photos to 0"
             )
         share = self.train.recipe.synthetic_share
-        if self.evaluate.external_photos and self.evaluate.external_set == "synthetic" and share:
+        if external == "synthetic" and share:
             raise ValueError(
                 "evaluate.external_set is 'synthetic', but synthetic photos are in training "
                 f"(train.{self.train.network}.synthetic_share is {share:g}); name another set"
@@ -278,20 +273,12 @@ class Params(Block):
 
 
 def load(path: Path = PARAMS_FILE) -> Params:
-    """Read and validate a params file.
-
-    Raises:
-        ParamsError: the file is missing, is no YAML mapping, or holds a bad value.
-    """
+    """The validated settings of a params file."""
     return validate(Params, read(path), path)
 
 
 def read(path: Path = PARAMS_FILE) -> dict[str, Any]:
-    """What a YAML file holds, values not yet validated.
-
-    Raises:
-        ParamsError: the file is missing or is no YAML mapping.
-    """
+    """What a YAML file holds, values not yet validated; `ParamsError` if it is no mapping."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -316,11 +303,7 @@ def assign(content: dict[str, Any], values: Mapping[str, Any]) -> None:
 
 
 def validate(model: type[Model], content: object, place: object) -> Model:
-    """The content of a file, or of a part of it, as settings.
-
-    Raises:
-        ParamsError: it holds a bad value; `place` tells where.
-    """
+    """The content of a file, or of a part of it, as settings; errors name `place`."""
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -330,22 +313,21 @@ def validate(model: type[Model], content: object, place: object) -> Model:
 
 def _describe(problem: Any, model: type[Block]) -> str:
     """One line: dotted key, value found, what is allowed."""
-    location = problem["loc"]
+    kind, location, value, allowed = (problem[name] for name in ("type", "loc", "input", "msg"))
     key = ".".join(str(part) for part in location)
-    if problem["type"] == "extra_forbidden":
+    if kind == "extra_forbidden":
         block: Any = model
         for part in location[:-1]:
             block = block.model_fields[part].annotation
         return f"{key}: unknown key; allowed here: {', '.join(block.model_fields)}"
-    if problem["type"] == "missing":
+    if kind == "missing":
         return f"{key}: missing"
-    if problem["type"] == "value_error":
+    if kind == "value_error":
         return f"{key}: {problem['ctx']['error']}".removeprefix(": ")
-    hint = ""
-    if problem["type"] == "float_type" and isinstance(problem["input"], str):
-        hint = " (in YAML, 1e-3 is a text; write 0.001 or 1.0e-3)"
     if location[:2] == ("evaluate", "ensemble"):
-        return f"{key} = {problem['input']!r}: a list of experiments or git revisions, as texts"
-    if problem["type"] == "string_pattern_mismatch":
-        return f"{key} = {problem['input']!r}: a folder name of letters, digits, _, . and -"
-    return f"{key} = {problem['input']!r}: {problem['msg']}{hint}"
+        allowed = "a list of experiments or git revisions, as texts"
+    elif kind == "string_pattern_mismatch":
+        allowed = "a folder name of letters, digits, _, . and -"
+    elif kind == "float_type" and isinstance(value, str):
+        allowed += " (in YAML, 1e-3 is a text; write 0.001 or 1.0e-3)"
+    return f"{key} = {value!r}: {allowed}"

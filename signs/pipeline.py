@@ -18,12 +18,7 @@ def stages(path: Path = PIPELINE) -> dict[str, Any]:
 
 
 def code(*names: str, root: Path = Path()) -> list[Path]:
-    """The code and locked packages that these stages declare, sorted; folders stay folders.
-
-    Args:
-        names: of stages.
-        root: of the repository.
-    """
+    """The code and locked packages that some stages declare, sorted; folders stay folders."""
     declared = stages(root / PIPELINE)
     found = {dep for name in names for dep in declared[name]["deps"] if dep.startswith(_CODE)}
     return [Path(dep) for dep in sorted(found)]

@@ -32,11 +32,11 @@ def find_label_conflicts(samples: pd.DataFrame) -> list[Problem]:
     usable = samples[samples["digest"] != ""]
     classes = usable.groupby("digest")["class_id"].nunique()
     samples["label_conflict"] = samples["digest"].isin(classes[classes > 1].index)
-    problems = []
-    for _, rows in samples[samples["label_conflict"]].groupby("digest"):
-        problem = f"the same photo is in several classes: {', '.join(rows['file'])}"
-        problems += [(file, problem) for file in rows["file"]]
-    return problems
+    return [
+        (file, f"the same photo is in several classes: {', '.join(files)}")
+        for _, files in samples[samples["label_conflict"]].groupby("digest")["file"]
+        for file in files
+    ]
 
 
 def assign_splits(samples: pd.DataFrame, thumbnails: Thumbnails, settings: Split) -> None:
@@ -59,7 +59,7 @@ def assign_splits(samples: pd.DataFrame, thumbnails: Thumbnails, settings: Split
         samples["split"] = _assign(samples, np.arange(len(samples)), settings)
         return
     # An official test set stays whole; its duplicates among the training photos go.
-    fixed_test = _fixed_test(samples)
+    fixed_test = (samples["fixed_split"] == splits.TEST).to_numpy()
     surplus = (duplicate | np.isin(digests, digests[fixed_test])) & ~fixed_test
     samples["split"] = _assign(samples, samples["group"].to_numpy(), settings, surplus)
 
@@ -69,14 +69,11 @@ def _assign(
 ) -> Strings:
     usable = ((samples["digest"] != "") & ~samples["label_conflict"]).to_numpy()
     used = usable & np.logical_not(surplus)
+    labels = samples["label"].to_numpy()[used]
+    fixed_test = (samples["fixed_split"] == splits.TEST).to_numpy()[used]
     split = np.full(len(samples), splits.UNUSED, dtype="<U10")
-    labels = samples["label"].to_numpy()
-    split[used] = splits.assign(labels[used], group[used], settings, _fixed_test(samples)[used])
+    split[used] = splits.assign(labels, group[used], settings, fixed_test)
     return split
-
-
-def _fixed_test(samples: pd.DataFrame) -> Bools:
-    return (samples["fixed_split"] == splits.TEST).to_numpy()
 
 
 def _duplicate(samples: pd.DataFrame) -> Bools:

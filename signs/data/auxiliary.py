@@ -21,14 +21,15 @@ def add_synthetic(
 ) -> dict[str, int]:
     """Write the synthetic photos of the data set's classes, matched by name.
 
+    The folder gets synthetic_images.npy and synthetic_labels.npy, empty if none are wanted.
     A synthetic photo that the data set itself validates or tests with (somebody may have copied
-    it there) is left out. The files are empty if none are wanted.
+    it there) is left out.
 
     Args:
         settings: all parameters.
         labels: one row a class: ClassId, Name.
         samples: the data set's images, with digest and split.
-        folder: gets synthetic_images.npy and synthetic_labels.npy.
+        folder: of the prepared files.
 
     Returns:
         The number of `photos`, and of the `classes` that they show.

@@ -20,9 +20,7 @@ CHUNK = 256  # files a task: few enough for a live progress bar, enough to hide 
 READ_AHEAD = 32  # files that a worker reads at once: all of a task could be gigabytes
 
 Chunk = tuple[int, list[str], list[images.Region | None]]  # number of the first, files, regions
-# Of n files: digest of the pixels ("" if unusable), height and width of each; thumbnails, uint8
-# (n, 16, 16), 0 where they are not compared; problems.
-Decoded = tuple[list[tuple[str, int, int]], images.Image, list[layouts.Problem]]
+Row = tuple[str, int, int]  # digest of the decoded pixels ("" for an unusable file), height, width
 
 
 def decode_all(
@@ -30,15 +28,13 @@ def decode_all(
 ) -> tuple[pd.DataFrame, images.Image]:
     """Write all images of a data set into one .npy file, uint8 (N, size, size, channels).
 
-    Appends what cannot be used to the data set's problems; its image is black.
-
-    Returns:
-        The samples, one row an image, and their thumbnails, uint8 (N, 16, 16), all 0 if the
-        data set names its tracks, for then they are not compared.
+    Appends what cannot be used to the data set's problems; its image is black. Gives the samples,
+    one row an image, and their thumbnails, uint8 (N, 16, 16), all 0 if the data set names its
+    tracks, for then they are not compared.
     """
     table, compare = dataset.table, not audit.has_tracks(dataset.table)
     thumbnails = np.zeros((len(table), 16, 16), np.uint8)
-    rows: list[tuple[str, int, int]] = []
+    rows: list[Row] = []
     first_byte = create_array(path, (len(table), *settings.shape))
     work = partial(_decode_chunk, dataset.folder, settings, compare, path, first_byte)
     with progress.bar(len(table), "preprocess", " images") as bar:
@@ -53,12 +49,7 @@ def decode_all(
 
 def create_array(path: Path, shape: tuple[int, ...]) -> int:
     """Make an .npy file of zeros, uint8; returns where its data begin."""
-    with path.open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        first_byte = file.tell()
-        file.truncate(first_byte + math.prod(shape))
-    return first_byte
+    return np.lib.format.open_memmap(path, "w+", np.uint8, shape).offset
 
 
 def digest(image: images.Image) -> str:
@@ -82,9 +73,10 @@ _reader = cache(layouts.Reader)
 
 def _decode_chunk(
     folder: Path, settings: ImageSettings, compare: bool, path: Path, first_byte: int, chunk: Chunk
-) -> Decoded:
+) -> tuple[list[Row], images.Image, list[layouts.Problem]]:
+    """The rows, thumbnails and problems of a chunk, whose images it writes to `path`."""
     reader, (first, names, regions) = _reader(folder), chunk
-    rows: list[tuple[str, int, int]] = []
+    rows: list[Row] = []
     problems: list[layouts.Problem] = []
     thumbnails = np.zeros((len(names), 16, 16), np.uint8)
     # Each worker writes its own part, so no array travels between processes. Plain writes

@@ -5,12 +5,12 @@ near-duplicates (thumbnails that correlate) and tracks (frames of one physical s
 set names them), joined transitively.
 """
 
-from collections.abc import Iterator
+from itertools import combinations_with_replacement
 
 import numpy as np
 import numpy.typing as npt
 
-from signs.data.splits import TEST, TRAIN, VALIDATION, Ints, Strings
+from signs.data.splits import TEST, TRAIN, UNUSED, VALIDATION, Ints, Strings
 
 Pairs = npt.NDArray[np.int64]  # (M, 2) image numbers
 Thumbnails = npt.NDArray[np.uint8]  # (N, side, side), grey
@@ -35,22 +35,14 @@ def near_duplicate_pairs(thumbnails: Thumbnails, labels: Ints, similarity: float
     pairs = [np.empty((0, 2), np.int64)]
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        for first, second in _correlated(thumbnails[rows], thumbnails[rows], similarity):
-            above = first < second
-            pairs.append(np.stack([rows[first[above]], rows[second[above]]], axis=1))
+        # Blocks bound the memory.
+        blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+        for left, right in combinations_with_replacement(blocks, 2):
+            correlation = _standardise(thumbnails[left]) @ _standardise(thumbnails[right]).T
+            first, second = np.nonzero(correlation > similarity)
+            found = np.stack([left[first], right[second]], axis=1)
+            pairs.append(found[found[:, 0] < found[:, 1]])
     return np.concatenate(pairs)
-
-
-def _correlated(
-    left: Thumbnails, right: Thumbnails, similarity: float
-) -> Iterator[tuple[Ints, Ints]]:
-    """Index pairs whose correlation exceeds `similarity`, in blocks that bound the memory."""
-    for start in range(0, len(left), BLOCK):
-        rows = _standardise(left[start : start + BLOCK])
-        for offset in range(0, len(right), BLOCK):
-            columns = _standardise(right[offset : offset + BLOCK])
-            first, second = np.nonzero(rows @ columns.T > similarity)
-            yield first + start, second + offset
 
 
 def _standardise(thumbnails: Thumbnails) -> npt.NDArray[np.float32]:
@@ -87,14 +79,9 @@ def count_near_duplicates(
     split: Strings, thumbnails: Thumbnails, labels: Ints, similarity: float
 ) -> dict[str, int]:
     """How many validation and test images have a near-duplicate of their class in training."""
-    counts = {VALIDATION: 0, TEST: 0}
+    used = np.flatnonzero(split != UNUSED)
     # The same product, summed in other blocks than when grouping, differs in its last digits.
-    similarity += 1e-5
-    for name in counts:
-        for label in np.unique(labels):
-            held_out, training = (
-                thumbnails[(split == side) & (labels == label)] for side in (name, TRAIN)
-            )
-            matched = [first for first, _ in _correlated(held_out, training, similarity)]
-            counts[name] += len(np.unique(np.concatenate(matched))) if matched else 0
-    return counts
+    pairs = used[near_duplicate_pairs(thumbnails[used], labels[used], similarity + 1e-5)]
+    pairs = np.concatenate([pairs, pairs[:, ::-1]])
+    leaked = np.unique(pairs[split[pairs[:, 1]] == TRAIN, 0])
+    return {name: int((split[leaked] == name).sum()) for name in (VALIDATION, TEST)}

@@ -1,8 +1,7 @@
 """Raw data sets, whatever their layout, as one table.
 
 A data set is a folder under data/ and holds one of:
-- class sub-folders with image files (folder name = class id, or class name);
-- zip archives with such class sub-folders;
+- class sub-folders with image files (folder name = class id, or class name), also in zip archives;
 - the official archives of the German benchmark (GTSRB), read in place: Stallkamp et al.,
   "Man vs. computer", Neural Networks 32 (2012).
 

@@ -23,16 +23,10 @@ class PhotoError(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """A photo that is not read yet.
+    """A photo that is not read yet."""
 
-    Attributes:
-        name: its name in the results.
-        size: in bytes, as its file or archive declares it.
-        read: returns its bytes.
-    """
-
-    name: str
-    size: int
+    name: str  # in the results
+    size: int  # in bytes, as its file or archive declares it
     read: Callable[[], bytes]
 
 

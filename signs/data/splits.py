@@ -23,12 +23,8 @@ def assign(labels: Ints, group: Ints, settings: Split, fixed_test: Bools | None 
     groups than folds has one fold per group. Fold numbers beyond a class's last fold start again
     at its first. A class with one group only trains; with two groups it trains and tests.
 
-    Args:
-        labels: (N,) class of each image.
-        group: (N,) group of each image.
-        settings: number of folds, the one to test, share of validation, seed.
-        fixed_test: (N,) which images are the set's own test images. No others test then; the
-            rest of their groups is "unused", and validation begins with the chosen fold.
+    All arrays are (N,). `fixed_test` says which images are the set's own test images: no others
+    test then, the rest of their groups is "unused", and validation begins with the chosen fold.
     """
     fixed = np.zeros(len(labels), bool) if fixed_test is None else fixed_test
     free = ~np.isin(group, group[fixed])
