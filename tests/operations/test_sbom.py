@@ -14,32 +14,20 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from signs.errors import UserError
-from signs.inference import classifier
+from signs.inference.classifier import METADATA, MODEL
 from signs.operations import sbom
-from signs.params import ImageSettings
 from signs.paths import CLASSIFIER
+from tests.conftest import ROOT, tiny_model, write_classifier
 
-ROOT = Path(__file__).parents[2]
-LOCK = (ROOT / "requirements/service.txt").read_text()
-MODEL = b"an ONNX file"
+LOCK = (ROOT / sbom.LOCK).read_text()
 
 
-def write(folder: Path, model: bytes | None = MODEL) -> str:
+def write(folder: Path, with_classifier: bool = True) -> str:
     """The document for a project in that folder."""
     (folder / "requirements").mkdir(parents=True)
     shutil.copy(ROOT / sbom.LOCK, folder / sbom.LOCK)
-    if model is not None:
-        classifier.write(
-            folder / CLASSIFIER,
-            model=model,
-            class_ids=[0, 1],
-            names=["Stop", "Yield"],
-            images=ImageSettings(size=16, color="rgb", contrast="none", margin=0.0),
-            temperature=1.0,
-            threshold=0.9,
-            energy_threshold=2.0,
-            provenance={"commit": "c0ffee", "dataset": "colors", "data": "d1f"},
-        )
+    if with_classifier:
+        write_classifier(folder / CLASSIFIER)
     return run(folder)
 
 
@@ -80,36 +68,34 @@ def test_lists_what_is_installed_in_the_image(document: dict[str, Any]) -> None:
     locked = re.findall(r"^([\w.-]+)==([^ ]+) (?:; (.*) )?\\$", LOCK, re.MULTILINE)
     everywhere = {name for name, _, marker in locked if not marker}
     assert set(found) == everywhere | {"numpy", "uvloop", "traffic-signs-classifier"}
-    assert [v for name, v, marker in locked if name == "numpy" and "<" in marker] == [
-        found["numpy"]["version"]
-    ]
+    (numpy,) = (version for name, version, marker in locked if name == "numpy" and "<" in marker)
+    assert found["numpy"]["version"] == numpy
+    del found["traffic-signs-classifier"]
     for name, component in found.items():
-        if component["type"] == "library":
-            assert component["purl"] == f"pkg:pypi/{name}@{component['version']}"
-            assert component["licenses"], name
-            (files,) = component["externalReferences"]
-            entry = LOCK.split(f"\n{name}=={component['version']}")[1].split("# via")[0]
-            hashes = [file["content"] for file in files["hashes"]]
-            assert hashes == re.findall(r"sha256:(\w{64})", entry)
-            assert {file["alg"] for file in files["hashes"]} == {"SHA-256"}
+        assert component["purl"] == f"pkg:pypi/{name}@{component['version']}"
+        assert component["licenses"], name
+        (files,) = component["externalReferences"]
+        entry = LOCK.split(f"\n{name}=={component['version']}")[1].split("# via")[0]
+        hashes = re.findall(r"sha256:(\w{64})", entry)
+        assert files["hashes"] == [{"alg": "SHA-256", "content": sha} for sha in hashes]
 
 
 def test_says_what_each_package_is_for(document: dict[str, Any]) -> None:
-    wants = {entry["ref"]: entry["dependsOn"] for entry in document["dependencies"]}
-    assert wants["httpcore"] == ["certifi", "h11"]
+    needs = {entry["ref"]: entry["dependsOn"] for entry in document["dependencies"]}
+    assert needs["httpcore"] == ["certifi", "h11"]
     chosen = (ROOT / "requirements/service.in").read_text()
     names = re.findall(r"^([\w-]+)(?: ;.*)?$", chosen, re.MULTILINE)
-    assert sorted(wants["traffic-signs"]) == sorted([*names, "traffic-signs-classifier"])
+    assert sorted(needs["traffic-signs"]) == sorted([*names, "traffic-signs-classifier"])
     reached, ahead = set(), ["traffic-signs"]
     while ahead:
         reached.add(name := ahead.pop())
-        ahead += set(wants[name]) - reached
+        ahead += set(needs[name]) - reached
     assert reached == set(components(document)) | {"traffic-signs"}
 
 
 def test_the_classifier_is_a_component(document: dict[str, Any]) -> None:
     model = components(document)["traffic-signs-classifier"]
-    sha256 = hashlib.sha256(MODEL).hexdigest()
+    sha256 = hashlib.sha256(tiny_model()).hexdigest()
     assert model["type"] == "machine-learning-model"
     assert model["version"] == document["metadata"]["component"]["version"] == sha256[:12]
     assert model["hashes"] == [{"alg": "SHA-256", "content": sha256}]
@@ -122,19 +108,17 @@ def test_the_classifier_is_a_component(document: dict[str, Any]) -> None:
 def test_without_a_classifier_it_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    document = json.loads(write(tmp_path, model=None))
+    document = json.loads(write(tmp_path, with_classifier=False))
     assert "no classifier in models/classifier" in capsys.readouterr().out
     assert {component["type"] for component in document["components"]} == {"library"}
 
 
 def test_a_damaged_classifier_is_refused(tmp_path: Path) -> None:
     text = write(tmp_path)
-    (tmp_path / CLASSIFIER / classifier.MODEL).write_bytes(MODEL[:-1])
-    with pytest.raises(UserError, match=r"model\.onnx is not the file"):
-        run(tmp_path)
-    (tmp_path / CLASSIFIER / classifier.METADATA).write_text("{}")
-    with pytest.raises(UserError, match=r"classifier\.json cannot be used"):
-        run(tmp_path)
+    for name, message in ((MODEL, r"model\.onnx is truncated"), (METADATA, "cannot be used")):
+        (tmp_path / CLASSIFIER / name).write_text("{}")
+        with pytest.raises(UserError, match=message):
+            run(tmp_path)
     assert (tmp_path / sbom.TARGET).read_text() == text
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from werkzeug.serving import make_server
 
 from signs.errors import UserError
 from signs.operations import vulnerabilities
+from tests.harness import ROOT
 
-ROOT = Path(__file__).parents[2]
 KNOWN = {
     "id": "PYSEC-2030-1",
     "aliases": ["CVE-2030-12345"],
@@ -35,38 +36,30 @@ sys.exit("ERROR:pip_audit._cli:what is this?" if lock else 0)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A project with two locks."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with two locks, in which the test runs."""
     (tmp_path / "requirements").mkdir()
     (tmp_path / "signs").symlink_to(ROOT / "signs")
-    for name in ("uv.txt", "security.txt", "accepted.toml"):
-        shutil.copy(ROOT / "requirements" / name, tmp_path / "requirements")
-    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("requirements/uv.txt", "requirements/security.txt", "Makefile"):
+        shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / ".venv").symlink_to(Path(sys.prefix))
+    monkeypatch.chdir(tmp_path)
+    vulnerabilities.ACCEPTED.write_text("")
     return tmp_path
 
 
-def check(folder: Path, address: str, service: str = "osv") -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        ["make", "-o", "setup", "vulnerabilities", f"ARGS=-s {service} --osv-url {address}"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=280,
-    )
+def check(address: str, service: str = "osv") -> "subprocess.CompletedProcess[str]":
+    command = ["make", "-o", "setup", "vulnerabilities", f"ARGS=-s {service} --osv-url {address}"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=280)
 
 
+@dataclass
 class Service:
     """Answers as osv.dev does; `asked` are the packages that it was asked about."""
 
-    def __init__(self) -> None:
-        self.vulnerable: dict[str, Any] = {}
-        self.asked: set[str] = set()
-        app = Flask("osv")
-        app.add_url_rule("/<path:path>", view_func=self.answer, methods=["GET", "POST"])
-        app.add_url_rule("/", view_func=self.answer, methods=["POST"])
-        self.server = make_server("127.0.0.1", 0, app)
+    vulnerable: dict[str, Any] = field(default_factory=dict)
+    asked: set[str] = field(default_factory=set)
+    address: str = ""
 
     def answer(self, path: str = "") -> Any:
         if request.method == "GET":
@@ -79,33 +72,25 @@ class Service:
 
 @pytest.fixture
 def service() -> Iterator[Service]:
-    service = Service()
-    threading.Thread(target=service.server.serve_forever, daemon=True).start()
+    service, app = Service(), Flask("osv")
+    for rule in ("/", "/<path:path>"):
+        app.add_url_rule(rule, view_func=service.answer, methods=["GET", "POST"])
+    server = make_server("127.0.0.1", 0, app)
+    service.address = f"http://127.0.0.1:{server.port}/"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     yield service
-    service.server.shutdown()
-
-
-@pytest.fixture
-def address(service: Service) -> str:
-    return f"http://127.0.0.1:{service.server.port}/"
+    server.shutdown()
 
 
 @pytest.mark.parametrize(("lock", "status"), [("", 0), ("bad", 1)])
 def test_asks_with_the_chosen_options(
-    folder: Path,
-    lock: str,
-    status: int,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    folder: Path, lock: str, status: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(folder)
     (folder / "pip_audit.py").write_text(PIP_AUDIT)
     for path in folder.glob("requirements/*.txt"):
         path.write_text(lock)
+    options = argparse.Namespace(service="osv", osv_url="http://host")
     vulnerabilities.ACCEPTED.write_text(ACCEPTED)
-    parser = argparse.ArgumentParser()
-    vulnerabilities.add_arguments(parser)
-    options = parser.parse_args(["--service", "osv", "--osv-url", "http://host"])
     assert vulnerabilities.run(options) == status
     said = capfd.readouterr().out
     assert "--vulnerability-service osv --osv-url http://host" in said
@@ -117,37 +102,37 @@ def test_asks_with_the_chosen_options(
     assert "--ignore-vuln" not in said
 
 
-def test_says_in_one_sentence_what_it_could_not_ask(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("security.txt", "strange", r"security\.txt could not be checked.*: what is this\?$"),
+        ("accepted.toml", '[X]\nuntil = "soon"\n', r"accepted\.toml cannot be used"),
+    ],
+)
+def test_says_in_one_sentence_what_it_could_not_check(
+    folder: Path, file: str, text: str, message: str
 ) -> None:
-    monkeypatch.chdir(folder)
     (folder / "pip_audit.py").write_text(PIP_AUDIT)
-    options = argparse.Namespace(service="pypi", osv_url=None)
-    (folder / "requirements/security.txt").write_text("strange")
-    with pytest.raises(UserError, match=r"security\.txt could not be checked.*: what is this\?$"):
-        vulnerabilities.run(options)
-    vulnerabilities.ACCEPTED.write_text('[CVE-2030-12345]\nuntil = "soon"\n')
-    with pytest.raises(UserError, match=r"accepted\.toml cannot be used"):
-        vulnerabilities.run(options)
+    (folder / "requirements" / file).write_text(text)
+    with pytest.raises(UserError, match=message):
+        vulnerabilities.run(argparse.Namespace(service="pypi", osv_url=None))
 
 
 @pytest.mark.network
-def test_shows_what_is_known_unless_it_is_accepted(
-    folder: Path, service: Service, address: str
-) -> None:
+def test_shows_what_is_known_unless_it_is_accepted(folder: Path, service: Service) -> None:
     # Another version than in uv.txt: pip-audit accepts only one in a run.
     older = "uv==0.0.1 \\\n    --hash=sha256:" + 64 * "0"
     (folder / "requirements/older.txt").write_text(older)
     service.vulnerable["uv"] = KNOWN
-    done = check(folder, address)
+    done = check(service.address)
     assert done.returncode != 0
     assert {"uv", "pip-audit", "requests"} <= service.asked
     assert "security.txt: No known vulnerabilities found" in done.stdout
     assert "uv.txt: Found 1 known vulnerability in 1 package" in done.stdout
     lines = [line for line in done.stdout.splitlines() if line.startswith("uv ")]
     assert ["PYSEC-2030-1" in line for line in lines] == [True, True]
-    (folder / "requirements/accepted.toml").write_text(ACCEPTED)
-    done = check(folder, address)
+    vulnerabilities.ACCEPTED.write_text(ACCEPTED)
+    done = check(service.address)
     assert done.returncode == 0, done.stderr
     assert "Accepted until 2999-12-31: CVE-2030-12345: we like it" in done.stdout
     assert "1 ignored" in done.stdout
@@ -155,7 +140,7 @@ def test_shows_what_is_known_unless_it_is_accepted(
 
 @pytest.mark.network
 def test_what_the_service_does_not_know_is_no_pass(
-    folder: Path, service: Service, address: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a mirror behaves that has packages and nothing else: PyPI's address is fixed."""
     (folder / "sitecustomize.py").write_text(
@@ -164,11 +149,11 @@ def test_what_the_service_does_not_know_is_no_pass(
         "    import requests\n"
         "    ask = requests.Session.request\n"
         "    requests.Session.request = lambda self, method, url, **more: ask(\n"
-        f"        self, method, url.replace('https://pypi.org/', '{address}'), **more)\n"
+        f"        self, method, url.replace('https://pypi.org/', '{service.address}'), **more)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(folder))
     monkeypatch.setenv("PIP_CACHE_DIR", str(folder))
-    done = check(folder, "http://unused", service="pypi")
+    done = check("http://unused", service="pypi")
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     assert "not found on PyPI" in done.stderr

@@ -6,6 +6,7 @@ plugins and their versions accept the file, that a webhook starts a build, how `
 decides what `changed` means, or that an agent with docker instead of podman behaves alike.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -20,27 +21,16 @@ from typing import Any
 
 import pytest
 
-from tests.harness import (  # noqa: F401
-    BUCKET,
-    KEY_ID,
-    ROOT,
-    S3,
-    SECRET,
-    Server,
-    free_ports,
-    running_s3,
-)
+from tests.harness import BUCKET, KEY_ID, ROOT, S3, SECRET, Server, free_ports
 
 # The first build of the agent's image takes some minutes.
 pytestmark = pytest.mark.timeout(1500)
 
 AGENT = "traffic-signs-pipeline"
-LENIENT = {
-    "gate.max_ece": 1.0,
-    "gate.significance": 0.000001,
-    "gate.max_recall_drop": 1.0,
-    "gate.max_latency_ratio": 20.0,
-}
+FORCED = {"DATASET": "signs", "FORCE": True}
+CREDENTIALS = {"dvc-access-key-id": KEY_ID, "dvc-secret-access-key": SECRET, "git": "token"}
+LENIENT = {"gate.max_ece": 1.0, "gate.significance": 0.000001}
+LENIENT |= {"gate.max_recall_drop": 1.0, "gate.max_latency_ratio": 20.0}
 
 
 @dataclass
@@ -51,28 +41,20 @@ class Build:
     log: str
     status: int
 
-    def stages(self) -> list[str]:
-        return [event["stage"] for event in self.events if event["event"] == "stage"]
-
-    def failed(self) -> list[str]:
-        return [event["stage"] for event in self.events if event["event"] == "failed stage"]
-
-    def skipped(self) -> list[str]:
-        return [event["stage"] for event in self.events if event["event"] == "skipped"]
+    def stages(self, kind: str = "stage") -> list[str]:
+        return [event["stage"] for event in self.events if event["event"] == kind]
 
     def posts(self) -> list[str]:
         return [e["condition"] for e in self.events if e["event"] == "post" and not e["stage"]]
-
-    def scripts(self) -> list[str]:
-        return [event["script"] for event in self.events if event["event"] == "sh"]
 
     def first(self, kind: str) -> dict[str, Any]:
         return next(event for event in self.events if event["event"] == kind)
 
 
-def needs(program: str) -> None:
-    if shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin") is None:
-        pytest.skip(f"needs {program} (apt install {program})")
+def needs(*programs: str) -> None:
+    for program in programs:
+        if shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin") is None:
+            pytest.skip(f"needs {program} (apt install {program})")
 
 
 def run_jenkinsfile(folder: Path, **changes: Any) -> Build:
@@ -89,11 +71,7 @@ def run_jenkinsfile(folder: Path, **changes: Any) -> Build:
         "tag": None,
         "user": "12345:12345" if os.getuid() == 0 else f"{os.getuid()}:{os.getgid()}",
         "params": {"DATASET": "", "FORCE": False},
-        "credentials": {
-            "dvc-access-key-id": KEY_ID,
-            "dvc-secret-access-key": SECRET,
-            "git": "token",
-        },
+        "credentials": CREDENTIALS,
         "environment": {},
         "engine": "podman",
         "image": AGENT,
@@ -103,13 +81,9 @@ def run_jenkinsfile(folder: Path, **changes: Any) -> Build:
     situation.write_text(json.dumps(content | changes))
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_", "PYTHON"))}
     java = Path(os.path.realpath(shutil.which("java") or "")).parents[1]
-    done = subprocess.run(
-        ["groovy", str(Path(__file__).with_name("runner.groovy")), str(situation)],
-        env=kept | {"JAVA_HOME": str(java)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    groovy = ["groovy", str(Path(__file__).with_name("runner.groovy")), str(situation)]
+    environment = kept | {"JAVA_HOME": str(java)}
+    done = subprocess.run(groovy, env=environment, capture_output=True, text=True)
     lines = done.stdout.splitlines()
     said = log.read_text(errors="replace") if log.exists() else ""
     assert lines, done.stderr
@@ -149,11 +123,8 @@ class Jenkins:
         self.project.run("git", "push", "--quiet", self.origin, "main").succeeds()
 
     def build(self) -> Build:
-        environment = {
-            "SIGNS_STATE": str(self.state),
-            "ENGINE": "podman",
-            "GIT_CONFIG_GLOBAL": os.devnull,
-        }
+        environment = {"SIGNS_STATE": str(self.state), "ENGINE": "podman"}
+        environment["GIT_CONFIG_GLOBAL"] = os.devnull
         return run_jenkinsfile(self.folder, repository=self.origin, environment=environment)
 
     def tags(self) -> set[str]:
@@ -161,8 +132,8 @@ class Jenkins:
         return {line.rpartition("/")[2] for line in listed.splitlines() if "^{}" not in line}
 
     def served(self) -> Any:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/model", timeout=20) as answer:
-            return json.loads(answer.read())["version"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/model", timeout=20) as reply:
+            return json.loads(reply.read())["version"]
 
     def close(self) -> None:
         for slot in ("blue", "green", "smoke"):
@@ -175,16 +146,12 @@ class Jenkins:
 
 
 @pytest.fixture(scope="module")
-def jenkins(
-    finished: Any,
-    running_s3: S3,  # noqa: F811
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Jenkins]:
-    for program in ("groovy", "haproxy", "podman"):
-        needs(program)
+def jenkins(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jenkins]:
+    needs("groovy", "haproxy", "podman")
     base = ["podman", "run", "--rm", "--pull=never", "python:3.11-slim", "python", "-c", ""]
     if subprocess.run(base, capture_output=True).returncode:
         pytest.skip("podman does not run python:3.11-slim here; .ci/containers.sh sets it up")
+    s3 = S3(tmp_path_factory.mktemp("s3"))
     folder = tmp_path_factory.mktemp("jenkins")
     project = finished.project.copy(folder / "clone")
     subprocess.run(["git", "init", "--quiet", "--bare", folder / "origin.git"], check=True)
@@ -192,16 +159,16 @@ def jenkins(
     daemon = ["git", "daemon", "--reuseaddr", "--export-all", "--enable=receive-pack"]
     daemon += [f"--base-path={folder}", "--listen=127.0.0.1", f"--port={port}", str(folder)]
     server = Server(folder, daemon)
-    server.launch()
-    jenkins = Jenkins(project, folder, f"git://127.0.0.1:{port}/origin.git", running_s3)
-    try:
+    with contextlib.ExitStack() as running:
+        for service in (s3, server):
+            running.callback(service.kill)
+            service.start()
+        jenkins = Jenkins(project, folder, f"git://127.0.0.1:{port}/origin.git", s3)
+        running.callback(jenkins.close)
         project.set(**LENIENT)
         jenkins.write_tests("assert 1 + 1 == 2")
         jenkins.push("A project with results")
         yield jenkins
-    finally:
-        jenkins.close()
-        server.kill()
 
 
 @pytest.mark.jenkins
@@ -227,8 +194,8 @@ def test_a_good_commit_is_deployed(jenkins: Jenkins) -> None:
     assert "Reproduced, byte for byte." in build.log
     assert "May be deployed" in build.log
     assert jenkins.tags() == {"classifier@v0.0.1", "classifier#production#1"}
-    about = json.loads(jenkins.project.path("models/classifier/classifier.json").read_text())
-    assert jenkins.served() == about["version"]
+    metadata = jenkins.project.json("models/classifier/classifier.json")
+    assert jenkins.served() == metadata["version"]
     # Secrets come from the store, and go nowhere else.
     assert SECRET not in build.log
 
@@ -240,7 +207,7 @@ def test_the_agents_image_runs_make(finished: Any, jenkins: Jenkins) -> None:
     project.path("data/prepared/prepared.json").unlink()
     subprocess.run(["chown", "-R", "12345:12345", folder], check=True)
     command = ["podman", "run", "--rm", "--user", "12345:12345", "--volume", f"{folder}:/work"]
-    done = subprocess.run([*command, AGENT], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, AGENT], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Pictures and tables: report.html" in done.stdout
 
@@ -252,7 +219,7 @@ def test_what_the_gate_refuses_is_not_deployed(jenkins: Jenkins) -> None:
     jenkins.push("Small models only")
     build = jenkins.build()
     assert build.status == 1
-    assert build.failed() == ["Gate", "Pipeline"]
+    assert build.stages("failed stage") == ["Gate", "Pipeline"]
     assert "REFUSED" in build.log
     assert {"Push", "Bento", "Image", "Deploy", "Switch"}.isdisjoint(build.stages())
     assert build.posts() == ["always", "changed", "cleanup"]
@@ -268,7 +235,7 @@ def test_failing_tests_end_the_build(jenkins: Jenkins) -> None:
     jenkins.push("Broken")
     build = jenkins.build()
     assert build.status == 1
-    assert build.failed() == ["Tests", "Pipeline"]
+    assert build.stages("failed stage") == ["Tests", "Pipeline"]
     assert build.stages()[-1] == "Tests"
     assert build.first("junit")["failures"] == "1"
     assert build.posts() == ["always", "changed", "cleanup"]
@@ -280,11 +247,7 @@ def test_failing_tests_end_the_build(jenkins: Jenkins) -> None:
         ({"branch": "feature"}, ["Release", "Deploy"], False),
         ({"branch": "v", "tag": "classifier@v0.0.1"}, ["Gate", "Release"], True),
         ({"branch": "v", "tag": "other@v0.0.1"}, ["Gate", "Release", "Deploy"], True),
-        (
-            {"params": {"DATASET": "signs", "FORCE": True}},
-            ["Reproducibility", "Gate", "Release", "Deploy"],
-            False,
-        ),
+        ({"params": FORCED}, ["Reproducibility", "Gate", "Release", "Deploy"], False),
     ],
 )
 def test_what_is_not_mains_is_not_released(
@@ -293,7 +256,7 @@ def test_what_is_not_mains_is_not_released(
     needs("groovy")
     build = run_jenkinsfile(tmp_path, dry=True, **situation)
     assert build.status == 0
-    assert build.skipped() == skipped
+    assert build.stages("skipped") == skipped
     empty = {e["name"]: e["empty"] for e in build.events if e["event"] == "environment"}
     # `make` takes them from the environment.
     assert empty["VERSION"] != version

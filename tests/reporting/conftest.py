@@ -24,11 +24,12 @@ TEST = {"images": 1234, "classes": 2, "groups": 99, "accuracy": 0.98765, "accura
 TEST |= {"accuracy_high": 0.995, "balanced_accuracy": 0.98, "macro_f1": 0.975, "log_loss": 0.05}
 TEST |= {"top3_accuracy": 0.999, "ece": 0.0061, "ece_uncalibrated": 0.03}
 TEST |= {"accepted": 0.99, "accepted_precision": 0.997}
-OOD = {"ood_images": 1203, "ood_rejection_rate": 0.42, "ood_rejection_at_99": 0.5}
-OOD |= {"ood_auroc": 0.9765, "ood_fpr95": 0.07}
+TEST |= {"ood_images": 1203, "ood_rejection_rate": 0.42, "ood_rejection_at_99": 0.5}
+TEST |= {"ood_auroc": 0.9765, "ood_fpr95": 0.07}
 DETAILS: dict[str, Any] = {"test": TEST, "validation": TEST | {"images": 171}, "temperature": 1.25}
 DETAILS |= {"threshold": 0.75, "energy_threshold": 4.5, "external_part": "odd tracks"}
 DETAILS |= {"onnx_max_difference": 1e-6, "onnx_same_predictions": 1.0}
+DETAILS["corruption_example"] = "0/0.png"
 AUDIT: dict[str, Any] = {"files": 4170, "distinct": 1672, "groups": 1281, "classes": 58}
 AUDIT |= {"train": 1326, "validation": 171, "test": 175, "classes_not_tested": 3}
 AUDIT["synthetic"] = {"photos": 0, "classes": 0}
@@ -48,7 +49,7 @@ FILES = {
     "metrics/preprocess/duplicates.csv": "group,class_id,name,files,distinct,file\n"
     "5,1,Stop,3,2,1/0.png\n5,1,Stop,3,2,1/1.png\n5,1,Stop,3,2,1/2.png\n"
     f"2,0,{EVIL},2,1,0/0.png\n2,0,{EVIL},2,1,0/1.png\n",
-    "metrics/evaluate/details.json": json.dumps(DETAILS | {"corruption_example": "0/0.png"}),
+    "metrics/evaluate/details.json": json.dumps(DETAILS),
     "metrics/evaluate/classes.csv": "class_id,name,test,correct,recall,recall_low,recall_high\n"
     f"0,{EVIL},40,36,.9,.8,1\n1,Stop,4,2,.5,.2,.9\n2,a|b,0,0,,,\n",
     "metrics/evaluate/confusions.csv": "true_id,true_name,predicted_id,predicted_name,count,share\n"
@@ -59,36 +60,26 @@ FILES = {
     "uncalibrated_confidence,energy,correct\n0/0.png,test,0,0,.99,.9,7,True\n"
     "0/1.png,test,0,1,.8,.7,6,False\n1/0.png,test,1,0,.9,.8,7,False\n1/1.png,test,1,1,.7,.6,6,True\n",
     **{
-        f"metrics/train/plots/metrics/{name}": "step\tvalue\n0\t.5\n1\t.25\n2\t.125\n"
-        for name in pictures.CURVES.values()
+        f"metrics/train/plots/metrics/{name}.tsv": "step\tvalue\n0\t.5\n1\t.25\n2\t.125\n"
+        for name in pictures.CURVES
     },
 }
 OOD_FILES = {
-    "metrics/evaluate/details.json": json.dumps(DETAILS | {"test": TEST | OOD}),
     "metrics/evaluate/ood.csv": "name,photos,rejected,mean_confidence,most_frequent_prediction\n"
     f"{EVIL},1200,.25,.61,Stop\n30,3,1,.2,None\n",
     "data/evaluation/ood_predictions.csv": "file,energy\nx.png,2.5\n",
 }
+RECIPE = {"epochs": 12, "steps_per_epoch": 200, "batch_size": 64}
+PARAMS = {"split": {"group": "duplicates"}, "network": "compact", "seed": 7, "recipe": RECIPE}
+PROVENANCE = {"commit": "0123abc", "dataset": "synthetic", "auxiliary_outliers": []}
 METADATA = Metadata(
     version="v1-abc",
     sha256="",
     class_ids=[0, 1, 2],
     names=NAMES,
     images=ImageSettings(size=32, color="rgb", contrast="equalize", margin=0.05),
-    temperature=1.25,
-    threshold=0.75,
-    energy_threshold=4.5,
-    provenance={
-        "commit": "0123abc",
-        "dataset": "synthetic",
-        "auxiliary_outliers": [],
-        "params": {
-            "split": {"group": "duplicates"},
-            "network": "compact",
-            "seed": 7,
-            "recipe": {"epochs": 12, "steps_per_epoch": 200, "batch_size": 64},
-        },
-    },
+    provenance=PROVENANCE | {"params": PARAMS},
+    **{key: DETAILS[key] for key in ("temperature", "threshold", "energy_threshold")},
 )
 
 

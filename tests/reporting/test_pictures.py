@@ -40,13 +40,6 @@ def solid(colour: tuple[int, ...], height: int = 30, width: int = 30) -> np.ndar
     return np.full((height, width, 3), colour, np.uint8)
 
 
-def class_table(correct: list[int], test: list[int]) -> pd.DataFrame:
-    table = pd.DataFrame({"class_id": range(len(test)), "name": NAMES[: len(test)]})
-    table["test"], table["correct"] = test, correct
-    table["recall"] = table["correct"] / table["test"].replace(0, np.nan)
-    return table.assign(recall_low=table["recall"], recall_high=table["recall"])
-
-
 @pytest.mark.parametrize("classes", [2, 58])
 def test_confusion_is_small_legible_and_red_where_wrong(tmp_path: Path, classes: int) -> None:
     path, names, ids = tmp_path / "a.png", NAMES[:classes], range(classes)
@@ -70,7 +63,11 @@ def test_confusion_is_small_legible_and_red_where_wrong(tmp_path: Path, classes:
 
 
 def test_recall_bars_are_as_long_as_the_recall(tmp_path: Path) -> None:
-    plots.plot_recall(class_table([10, 5, 0, 0], [10, 10, 10, 0]), tmp_path / "a.png")
+    table = pd.DataFrame({"class_id": range(4), "name": NAMES[:4]})
+    table["test"], table["correct"] = [10, 10, 10, 0], [10, 5, 0, 0]
+    for column in ("recall", "recall_low", "recall_high"):
+        table[column] = table["correct"] / table["test"].replace(0, np.nan)
+    plots.plot_recall(table, tmp_path / "a.png")
     image = picture(tmp_path / "a.png")
     full, half = where(image, style.MIDDLE, 3), where(image, style.LIGHT, 3)
     assert np.ptp(half[:, 1]) == pytest.approx(np.ptp(full[:, 1]) / 2, rel=0.02)
@@ -94,18 +91,17 @@ def test_reliability_shows_confidence_and_accuracy(tmp_path: Path) -> None:
 
 def test_curves_fall_and_rise(tmp_path: Path) -> None:
     epoch = np.arange(1, 31)
-    columns = {"train_loss": 2 / epoch, "validation_loss": 1.8 / epoch}
-    columns |= {"train_accuracy": 1 - 0.6 / epoch, "validation_accuracy": 1 - 0.5 / epoch}
-    curves = pd.DataFrame(columns | {"learning_rate": 0.004 / epoch})
+    values = 2 / epoch, 1 - 0.6 / epoch, 1.8 / epoch, 1 - 0.5 / epoch, 0.004 / epoch
+    curves = pd.DataFrame(dict(zip(pictures.CURVES, values, strict=True)))
     for count in (1, 30):
         plots.plot_curves(curves.head(count), tmp_path / "a.png")
         assert (tmp_path / "a.png").stat().st_size < LIMIT
     image = picture(tmp_path / "a.png")
-    panels = [image[100:450, start : start + 500] for start in (60, 660)]
-    for panel, sign in zip(panels, (1, -1), strict=True):
-        rows, columns_ = where(panel, style.BLUE, 3).T
-        inside = columns_ < 0.8 * panel.shape[1]  # not the line of the best epoch
-        assert sign * np.corrcoef(rows[inside], columns_[inside])[0, 1] > 0.4
+    for left, sign in ((60, 1), (660, -1)):
+        rows, columns = where(
+            image[100:450, left : left + 400], style.BLUE, 3
+        ).T  # without the best
+        assert sign * np.corrcoef(rows, columns)[0, 1] > 0.4
 
 
 @pytest.mark.parametrize("threshold", [-2.0, 0.5, 2.0])
@@ -155,8 +151,7 @@ def test_grid_writes_titles_beside_and_captions_below(tmp_path: Path) -> None:
 
 
 def test_the_stage_writes_pages_and_pictures_of_the_run(run: Path) -> None:
-    details = {"metrics/evaluate/details.json": FILES["metrics/evaluate/details.json"]}
-    write(run, OOD_FILES | details)
+    write(run, OOD_FILES)
     made = run / "metrics/report"
 
     def outputs() -> dict[str, bytes]:
@@ -193,18 +188,13 @@ def test_the_stage_writes_pages_and_pictures_of_the_run(run: Path) -> None:
 
 
 def test_what_was_not_measured_has_no_picture(run: Path) -> None:
-    details = FILES["metrics/evaluate/details.json"].replace("corruption_example", "unused")
-    predictions = FILES["data/evaluation/predictions.csv"].replace("False", "True")
-    duplicates = FILES["metrics/preprocess/duplicates.csv"].splitlines()[0] + "\n"
-    write(
-        run,
-        {
-            "metrics/report/ood.png": "of an earlier run",
-            "metrics/evaluate/details.json": details,
-            "data/evaluation/predictions.csv": predictions,
-            "metrics/preprocess/duplicates.csv": duplicates,
-        },
-    )
+    for name, old, new in (
+        ("metrics/evaluate/details.json", "corruption_example", "unused"),
+        ("data/evaluation/predictions.csv", "False", "True"),
+        ("metrics/preprocess/duplicates.csv", "\n", "\0"),
+    ):
+        write(run, {name: FILES[name].replace(old, new).split("\0")[0] + "\n"})
+    write(run, {"metrics/report/ood.png": "of an earlier run"})
     report()
     made = {path.name for path in (run / "metrics/report").iterdir()}
     assert "confusion.png" in made
