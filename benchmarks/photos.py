@@ -22,14 +22,14 @@ def archive() -> Path:
 
 
 def photo_set() -> str:
-    """The name of a photo set: a real one if it is there.
+    """The name of a data set: a real one if it is there.
 
     Raises:
         UserError: there is none at all.
     """
     name = next((n for n in ("gtsrb", "signs", "synthetic") if (DATA / n).exists()), None)
     if name is None:
-        raise UserError("There is no photo set under data/; run `dvc repro synthesize`.")
+        raise UserError("There is no data set under data/; run `dvc repro synthesize`.")
     return name
 
 

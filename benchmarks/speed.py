@@ -6,7 +6,7 @@
 synthesize  images/s of rendering and writing photos against bare cv2.warpPerspective of a template
             and cv2.imencode, of as many pixels on the same cores
 preprocess  images/s of the stage's decoding against bare cv2.imdecode + cv2.resize of the same
-            files on the same cores; needs a photo set (gtsrb if it is there)
+            files on the same cores; needs a data set (gtsrb if it is there)
 train       images/s of the stage (sampling, augmentation, logging, checkpoints) against a bare
             model.fit of the same network on as many images in memory
 predict     images/s of `signs predict` on an archive against ONNX Runtime alone on prepared
@@ -119,7 +119,7 @@ def compare_preprocess() -> dict[str, Any]:
     files = dataset.table["file"].tolist()
     tasks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
     with tempfile.TemporaryDirectory() as folder:
-        # Synthetic photos that train beside others would count as the time of this photo set.
+        # Synthetic photos that train beside others would count as the time of this data set.
         shares = ("train.compact.synthetic_share", "train.compact.auxiliary_outlier_share")
         _copy_tree(Path(folder), {"dataset": name} | dict.fromkeys(shares, 0.0), name)
         seconds, memory = _run_stage(Path(folder), "preprocess")
@@ -202,7 +202,7 @@ def measure_pipeline() -> dict[str, Any]:
 
 
 def _copy_tree(copy: Path, settings: Mapping[str, Any], photo_set: str) -> None:
-    """What the stages need in another folder, with changed settings and a link to a photo set."""
+    """What the stages need in another folder, with changed settings and a link to a data set."""
     for name in ("signs", "stages", "requirements"):
         shutil.copytree(name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy("dvc.yaml", copy)

@@ -1,1 +1,1 @@
-"""Photo sets: read them, decode them, find duplicates, split them without leaks."""
+"""Data sets: read them, decode them, find duplicates, split them without leaks."""

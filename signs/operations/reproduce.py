@@ -94,7 +94,7 @@ def _hashes(lock: Lock, kind: str) -> dict[tuple[str, str], str]:
 
 
 def _fetch_photos(clone: Path, names: set[str]) -> None:
-    """Photo sets that no stage makes, from the cache here or the DVC remote."""
+    """Data sets that no stage makes, from the cache here or the DVC remote."""
     local = Path(".dvc/config.local")
     if local.exists():
         shutil.copy(local, clone / local)

@@ -1,4 +1,4 @@
-"""The two real photo sets: whole, of the known size, and split without a leak."""
+"""The two real data sets: whole, of the known size, and split without a leak."""
 
 import zipfile
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A copy of the repository with a tiny photo set, in which the real `dvc` runs the real stages."""
+"""A copy of the repository with a tiny data set, in which the real `dvc` runs the real stages."""
 
 import json
 import os
@@ -176,7 +176,7 @@ def _write_photos(folder: Path, side: int = 24) -> None:
 
 @pytest.fixture(scope="session")
 def blank(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A fresh clone with the tiny photo set, nothing run yet. Only to be copied."""
+    """A fresh clone with the tiny data set, nothing run yet. Only to be copied."""
     project = Project(tmp_path_factory.mktemp("blank") / "clone")
     for name in filter(None, git("ls-files", "-z", at=ROOT).split("\0")):
         if not name.startswith(LEFT_OUT) and (ROOT / name).is_file():
@@ -189,7 +189,7 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.append(".gitignore", "\n.log.*\n")
     project.run("git", "init", "--quiet", "-b", "main").succeeds()
     project.dvc("commit", "--force", "tiny.dvc").succeeds()
-    project.commit("Start with a tiny photo set")
+    project.commit("Start with a tiny data set")
     return project
 
 
@@ -213,7 +213,7 @@ def finished(blank: Project, tmp_path_factory: pytest.TempPathFactory) -> Finish
 
 @pytest.fixture(scope="session")
 def write_photos() -> Callable[[Path, int], None]:
-    """Write the tiny photo set into a folder, with so many pixels per side."""
+    """Write the tiny data set into a folder, with so many pixels per side."""
     return _write_photos
 
 

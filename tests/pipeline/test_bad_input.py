@@ -34,7 +34,7 @@ def project(workshop):
 
 @pytest.fixture
 def photos(project) -> Path:
-    """The folder of another photo set: a copy of the tiny one, to be spoiled."""
+    """The folder of another data set: a copy of the tiny one, to be spoiled."""
     folder = project.path("data/mine")
     shutil.copytree(project.path("data/tiny"), folder)
     project.set(dataset="mine")
@@ -62,7 +62,7 @@ def problems(project) -> dict[str, str]:
     return dict(zip(table["file"], table["problem"], strict=True))
 
 
-# Photo sets
+# Data sets
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_loss_that_is_no_number_ends_the_training(fresh):
 
 @pytest.fixture
 def small_disk(project, tmp_path) -> Iterator[None]:
-    """A disk of 1 MB in place of data/, with the tiny photo set on it."""
+    """A disk of 1 MB in place of data/, with the tiny data set on it."""
     data = project.path("data")
     shutil.copytree(data / "tiny", tmp_path / "tiny")
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(data)]

@@ -169,7 +169,7 @@ def test_an_external_set_and_an_ensemble_are_measured(done, write_photos, stages
 
 
 def test_status_is_clean_and_dvc_shows_metrics_and_plots(done):
-    # The photo sets that nobody has fetched are all that DVC may miss.
+    # The data sets that nobody has fetched are all that DVC may miss.
     assert set(json.loads(done.dvc("status", "--json").succeeds())) <= {"data.dvc", "gtsrb.dvc"}
     assert "accuracy" in done.dvc("metrics", "show").succeeds()
     done.dvc("plots", "show", "-o", "plots").succeeds()
