@@ -108,7 +108,7 @@ class Training:
         images, targets = self._sampled.result()
         if epoch + 1 < self._recipe.epochs:
             self._sampled = self._helper.submit(self._sampler.sample, epoch + 1)
-        step = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: self._bar.update())
+        step = keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: self._bar.update())
         callbacks = [step, keras.callbacks.TerminateOnNaN()]
         history = self._model.fit(
             images, targets, self._recipe.batch_size, shuffle=False, verbose=0, callbacks=callbacks
