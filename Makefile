@@ -166,11 +166,14 @@ drift: setup  ## Compare a day of predictions with those of the validation photo
 	@$(call isolated,drift) -m signs drift $(ARGS)
 
 ##@ Develop
-.PHONY: test network-test jenkins-test cluster-test lint format hooks lock vulnerabilities
+.PHONY: test long-test network-test jenkins-test cluster-test lint format hooks lock vulnerabilities
 
 # Two at a time, as many of them wait; -n 0 to debug one.
 test: setup-dev  ## Run the tests
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+long-test: setup-dev  ## Run the tests of queues, sweeps and load that take minutes each
+	@$(BIN)/python -m pytest -m long $(ARGS)
 
 network-test: setup-dev  ## Run the tests that download packages
 	@$(BIN)/python -m pytest -m network $(ARGS)

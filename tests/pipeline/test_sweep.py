@@ -14,7 +14,7 @@ import yaml
 from signs.errors import UserError
 from signs.scale import trial
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 SWEEP: dict[str, Any] = {
     "metric": "validation_loss",

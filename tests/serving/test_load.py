@@ -37,7 +37,7 @@ def connection(server: Server) -> "contextlib.closing[http.client.HTTPConnection
     return contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @needs_wrk
 def test_refuses_what_is_too_much_and_serves_the_rest_soon(
     own_server: Start, tmp_path: Path
@@ -74,7 +74,7 @@ def test_says_when_to_try_again(own_server: Start) -> None:
     assert server.send(RED).body["name"] == "Red"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @needs_wrk
 def test_memory_does_not_grow(own_server: Start, tmp_path: Path) -> None:
     server = own_server()
