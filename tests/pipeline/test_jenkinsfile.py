@@ -161,8 +161,8 @@ def jenkins(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     server = Server(folder, daemon)
     with contextlib.ExitStack() as running:
         for service in (s3, server):
-            running.callback(service.kill)
             service.start()
+            running.callback(service.kill)
         jenkins = Jenkins(project, folder, f"git://127.0.0.1:{port}/origin.git", s3)
         running.callback(jenkins.close)
         project.set(**LENIENT)

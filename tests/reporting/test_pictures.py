@@ -1,6 +1,8 @@
 """What the pictures show, by the colours at the places where it should be."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,9 +14,9 @@ from signs.reporting.grids import Line, Row, Tile
 from stages.report import report
 from tests.reporting.conftest import COLOURS, FILES, OOD_FILES, write
 
-LIMIT = 300_000  # bytes of a diagram
 NAMES = ["$5 $9", *(f"Class {i} with quite a long name" for i in range(1, 58))]
 SIDE = grids.pixels(40)
+Draw = Callable[..., np.ndarray]
 
 
 def picture(path: Path) -> np.ndarray:
@@ -36,52 +38,58 @@ def middle(image: np.ndarray, left: float, top: float) -> np.ndarray:
     return np.asarray(image[y - 4 : y + 5, x - 4 : x + 5].mean(axis=(0, 1)))
 
 
+@pytest.fixture
+def draw(tmp_path: Path) -> Draw:
+    """What a function that saves a picture drew; a diagram stays small."""
+
+    def draw(plot: Callable[..., None], *arguments: Any, **options: Any) -> np.ndarray:
+        plot(*arguments, path=tmp_path / "a.png", **options)
+        assert (tmp_path / "a.png").stat().st_size < 300_000
+        return picture(tmp_path / "a.png")
+
+    return draw
+
+
 def solid(colour: tuple[int, ...], height: int = 30, width: int = 30) -> np.ndarray:
     return np.full((height, width, 3), colour, np.uint8)
 
 
 @pytest.mark.parametrize("classes", [2, 58])
-def test_confusion_is_small_legible_and_red_where_wrong(tmp_path: Path, classes: int) -> None:
-    path, names, ids = tmp_path / "a.png", NAMES[:classes], range(classes)
+def test_confusion_is_legible_and_red_where_wrong(draw: Draw, classes: int) -> None:
     true = np.repeat(np.arange(classes), 1000)
-    plots.plot_confusion(true, true, names, ids, path)
-    assert picture(path).shape[0] > 300
-    assert 300 < picture(path).shape[1] < 2200
-    assert path.stat().st_size < LIMIT
-    before = picture(path)
-    assert len(where(before, style.BLUE)) > classes * 100
-    predicted = true.copy()
-    predicted[0] = 1
-    plots.plot_confusion(true, predicted, names, ids, path)
-    red, _, blue = np.moveaxis(picture(path), -1, 0)
+    predicted = np.array([1, *true[1:]])
+    before, after = (
+        draw(plots.plot_confusion, true, labels, NAMES[:classes], range(classes))
+        for labels in (true, predicted)
+    )
+    assert before.shape[0] > 300
+    assert 300 < before.shape[1] < 2200
+    diagonal = where(before, style.BLUE)
+    assert len(diagonal) > classes * 100
+    red, _, blue = np.moveaxis(after, -1, 0)
     new_red = np.argwhere((red - blue > 20) & (before[..., 0] - before[..., 2] < 10))
     # One error in a thousand is seen: in the first row, right of the diagonal's first cell.
     assert len(new_red) > 100
-    diagonal = where(before, style.BLUE)
     assert np.ptp(new_red[:, 0]) < 2 * np.ptp(diagonal[:, 0]) / classes
     assert new_red[:, 1].min() > diagonal[:, 1].min()
 
 
-def test_recall_bars_are_as_long_as_the_recall(tmp_path: Path) -> None:
+def test_recall_bars_are_as_long_as_the_recall(draw: Draw) -> None:
     table = pd.DataFrame({"class_id": range(4), "name": NAMES[:4]})
     table["test"], table["correct"] = [10, 10, 10, 0], [10, 5, 0, 0]
     for column in ("recall", "recall_low", "recall_high"):
         table[column] = table["correct"] / table["test"].replace(0, np.nan)
-    plots.plot_recall(table, tmp_path / "a.png")
-    image = picture(tmp_path / "a.png")
+    image = draw(plots.plot_recall, table)
     full, half = where(image, style.MIDDLE, 3), where(image, style.LIGHT, 3)
     assert np.ptp(half[:, 1]) == pytest.approx(np.ptp(full[:, 1]) / 2, rel=0.02)
     assert full[:, 0].max() < half[:, 0].min()
     assert np.ptp(half[:, 0]) < 30  # the classes with recall 0 and without photos have no bar
 
 
-def test_reliability_shows_confidence_and_accuracy(tmp_path: Path) -> None:
-    correct = np.arange(100) < 80
+def test_reliability_shows_confidence_and_accuracy(draw: Draw) -> None:
     places = []
-    for confidence in (0.3, 0.9):
-        after = np.full(100, confidence)
-        plots.plot_reliability(after, after, correct, (0.1, 0.1), tmp_path / "a.png")
-        image = picture(tmp_path / "a.png")
+    for confidence in np.full((2, 100), [[0.3], [0.9]]):
+        image = draw(plots.plot_reliability, *[confidence] * 2, np.arange(100) < 80, (0.1, 0.1))
         assert len(where(image, style.GREY, 3)) > 1000  # before, and the dashed line
         blue = where(image, style.BLUE, 3)
         assert blue[:, 1].min() > image.shape[1] / 2
@@ -89,25 +97,20 @@ def test_reliability_shows_confidence_and_accuracy(tmp_path: Path) -> None:
     assert places[1][1] > places[0][1] + 200
 
 
-def test_curves_fall_and_rise(tmp_path: Path) -> None:
+def test_curves_fall_and_rise(draw: Draw) -> None:
     epoch = np.arange(1, 31)
     values = 2 / epoch, 1 - 0.6 / epoch, 1.8 / epoch, 1 - 0.5 / epoch, 0.004 / epoch
     curves = pd.DataFrame(dict(zip(pictures.CURVES, values, strict=True)))
-    for count in (1, 30):
-        plots.plot_curves(curves.head(count), tmp_path / "a.png")
-        assert (tmp_path / "a.png").stat().st_size < LIMIT
-    image = picture(tmp_path / "a.png")
+    draw(plots.plot_curves, curves.head(1))
+    image = draw(plots.plot_curves, curves)
     for left, sign in ((60, 1), (660, -1)):
-        rows, columns = where(
-            image[100:450, left : left + 400], style.BLUE, 3
-        ).T  # without the best
-        assert sign * np.corrcoef(rows, columns)[0, 1] > 0.4
+        panel = image[100:450, left : left + 400]  # without the line of the best epoch
+        assert sign * np.corrcoef(where(panel, style.BLUE, 3).T)[0, 1] > 0.4
 
 
 @pytest.mark.parametrize("threshold", [-2.0, 0.5, 2.0])
-def test_ood_photos_are_red_and_on_their_side(tmp_path: Path, threshold: float) -> None:
-    plots.plot_ood(np.ones(3), np.zeros(1), threshold, tmp_path / "a.png")
-    image = picture(tmp_path / "a.png")
+def test_ood_photos_are_red_and_on_their_side(draw: Draw, threshold: float) -> None:
+    image = draw(plots.plot_ood, np.ones(3), np.zeros(1), threshold)
     red, blue = (
         where(image, tuple(int(102 + 0.6 * c) for c in bytes.fromhex(colour[1:])), 3)
         for colour in (style.RED, style.BLUE)
@@ -116,13 +119,11 @@ def test_ood_photos_are_red_and_on_their_side(tmp_path: Path, threshold: float) 
     assert np.median(red[:, 1]) < np.median(blue[:, 1])
 
 
-def test_grid_puts_each_tile_in_its_place(tmp_path: Path) -> None:
+def test_grid_puts_each_tile_in_its_place(draw: Draw) -> None:
     rows = [Row([Tile(solid(c)) for c in COLOURS]), Row([Tile(solid(COLOURS[2], 40, 20))])]
-    grids.plot_grid(rows, tmp_path / "a.png", (40, 40), 10)
-    image = picture(tmp_path / "a.png")
+    image = draw(grids.plot_grid, rows, size=(40, 40), gap=10)
     for place, colour in enumerate(COLOURS):
-        left = grids.pixels(10 + place * 50)
-        tile = image[grids.pixels(10) :, left:][:SIDE, :SIDE]
+        tile = image[grids.pixels(10) :, grids.pixels(10 + place * 50) :][:SIDE, :SIDE]
         assert (tile == colour).all()
     below = image[grids.pixels(60) :, grids.pixels(10) :][:SIDE, :SIDE]
     assert (below[:, SIDE // 4 : -SIDE // 4] == COLOURS[2]).all()  # its proportions are kept
@@ -131,11 +132,10 @@ def test_grid_puts_each_tile_in_its_place(tmp_path: Path) -> None:
     assert tiles == pytest.approx(3.5 * SIDE**2)
 
 
-def test_grid_writes_titles_beside_and_captions_below(tmp_path: Path) -> None:
+def test_grid_writes_titles_beside_and_captions_below(draw: Draw) -> None:
     tile = Tile(solid(COLOURS[0]), [Line("first"), Line("second", style.RED)])
-    rows = [Row([tile], "a title\nof two lines")] * 2
-    grids.plot_grid(rows, tmp_path / "a.png", (80, 80), 10, ("A heading", "explained"))
-    image = picture(tmp_path / "a.png")
+    rows, head = [Row([tile], "a title\nof two lines")] * 2, ("A heading", "explained")
+    image = draw(grids.plot_grid, rows, size=(80, 80), gap=10, head=head)
     photos, red = where(image, COLOURS[0], 0), where(image, style.RED)
     left, top = photos[:, 1].min(), photos[:, 0].min()
     side = grids.pixels(80)
