@@ -106,8 +106,8 @@ synthesize preprocess train evaluate report: setup
 	@$(BIN)/dvc $(if $(DATASET),exp run --set-param dataset=$(DATASET),repro) \
 		$(if $(FORCE),--force --single-item) $@
 
-verify: setup  ## Check that the committed results come out again, in a clean clone
-	@$(BIN)/signs verify
+verify: setup  ## Check that the committed results come out again, in a clean clone (ARGS=--made: of `make`)
+	@$(BIN)/signs verify $(ARGS)
 
 diff: setup  ## Compare metrics, settings and pictures with main's (ARGS='--base REVISION')
 	@$(BIN)/signs diff $(ARGS)

@@ -29,7 +29,7 @@ def _labels() -> dict[str, str]:
     """The origin of the model, as labels of the bento."""
     try:
         metadata = json.loads((FOLDER / classifier.METADATA).read_bytes())
-        origin = {key: metadata["provenance"][key] for key in ("commit", "dataset", "data")}
+        origin = {key: metadata["provenance"][key] for key in ("fingerprint", "dataset", "data")}
         return {"model": metadata["version"], **origin}
     except (OSError, ValueError, KeyError):
         return {}  # `check` explains what is wrong

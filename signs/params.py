@@ -206,6 +206,10 @@ class Train(Block):
         """The recipe of the chosen network."""
         return {"compact": self.compact, "classic": self.classic}[self.network]
 
+    def chosen(self) -> dict[str, Any]:
+        """All settings but the recipes of other networks."""
+        return self.model_dump(exclude={"compact", "classic"} - {self.network})
+
 
 class Evaluate(Block):
     """Settings of the evaluate stage."""

@@ -24,11 +24,11 @@ def train() -> None:
     """Train the chosen network on the prepared images; export its best epoch."""
     settings = params.load()
     data = arrays.load()
-    network, seed, recipe = settings.train.network, settings.train.seed, settings.train.recipe
-    keras.utils.set_random_seed(seed)
+    network, recipe = settings.train.network, settings.train.recipe
+    keras.utils.set_random_seed(settings.train.seed)
     tf.config.experimental.enable_op_determinism()
-    determinants = network, seed, settings.train.devices, recipe.model_dump(), data.digest
-    state = checkpoint.folder(*determinants, code=pipeline.code("train"))
+    fingerprint = pipeline.fingerprint("train", settings.train.chosen(), data.digest)
+    state = checkpoint.ROOT / fingerprint[:16]
     with scope(settings.train.devices):
         model, progress = checkpoint.restore(state)
         if model is None:
@@ -41,7 +41,7 @@ def train() -> None:
     ) as live:
         live.log_params({"network": network, **recipe.model_dump(exclude={"augment"})})
         Training(model, progress, data, settings.train, state, live).run()
-    write_classifier(model, data, settings)
+    write_classifier(model, data, settings.train, fingerprint)
     images = recipe.epochs * recipe.steps_per_epoch * recipe.batch_size
     timing = {
         "processor": machine.processor(),

@@ -92,7 +92,7 @@ def write_classifier(folder: Path) -> None:
         threshold=0.9,
         energy_threshold=2.0,
         provenance={
-            "commit": "c0ffee",
+            "fingerprint": "c0ffee",
             "dataset": "colors",
             "data": "d1f",
             "validation": {"images": 3, "accuracy": 1.0},

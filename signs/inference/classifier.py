@@ -46,7 +46,7 @@ class Metadata(BaseModel):
     temperature: float = Field(gt=0)  # what logits are divided by before the softmax
     threshold: float = Field(ge=0, le=1)  # confidence below which the prediction is "unknown"
     energy_threshold: float  # energy score below which it is "unknown", too
-    provenance: dict[str, Any]  # commit, data set, its digest, params, validation metrics
+    provenance: dict[str, Any]  # fingerprint, data set, its digest, params, validation metrics
 
 
 class Classifier:

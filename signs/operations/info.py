@@ -30,14 +30,18 @@ def run(arguments: argparse.Namespace) -> int:
     data = f"{origin.get('dataset')} (md5 {origin.get('data')})"
     images = f"{settings.size}x{settings.size}, {settings.color}, contrast: {settings.contrast}"
     accepted = f"from confidence {metadata.threshold:.3f} and energy score "
-    lines = {"version": metadata.version, "data set": data, "git commit": origin.get("commit")}
+    lines = {
+        "version": metadata.version,
+        "data set": data,
+        "fingerprint": origin.get("fingerprint"),
+    }
     lines |= {"images": images, "accepted": f"{accepted}{metadata.energy_threshold:.2f}"}
     if validation := origin.get("validation"):
         accuracy, photos = validation["accuracy"], validation["images"]
         lines["validation"] = f"{100 * accuracy:.2f}% of {photos:,} photos"
     lines["classes"] = len(metadata.names)
     for name, value in lines.items():
-        print(f"{name:10}  {value}")
+        print(f"{name:11}  {value}")
     for class_id, name in zip(metadata.class_ids, metadata.names, strict=True):
-        print(f"{class_id:>9}   {name}")
+        print(f"{class_id:>10}   {name}")
     return 0

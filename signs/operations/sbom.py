@@ -117,5 +117,5 @@ def _model() -> Component:
         "description": f"Names {len(model.names)} classes of traffic signs; ONNX",
         "hashes": [{"alg": "SHA-256", "content": model.sha256}],
         "modelCard": {"modelParameters": {"task": "image classification", "datasets": [data]}},
-        "properties": [{"name": "commit", "value": model.provenance["commit"]}],
+        "properties": [{"name": "fingerprint", "value": model.provenance["fingerprint"]}],
     }

@@ -140,7 +140,7 @@ def _describe(metadata: Metadata) -> dict[str, Any]:
     classes = zip(metadata.class_ids, metadata.names, strict=True)
     return {
         "version": metadata.version,
-        **{key: provenance.get(key) for key in ("commit", "dataset", "data")},
+        **{key: provenance.get(key) for key in ("fingerprint", "dataset", "data")},
         "classes": [{"prediction": class_id, "name": name} for class_id, name in classes],
         "metrics": {"validation": provenance.get("validation")},
         "images": metadata.images.model_dump(),

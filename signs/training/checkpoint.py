@@ -1,14 +1,12 @@
 """The state of an unfinished training, so that a killed one goes on where it was.
 
-DVC deletes a stage's outputs before it runs the stage, so the state has a folder of its own,
-named by a hash of all that determines the training: other data, parameters or code never use it.
+DVC deletes a stage's outputs before it runs the stage, so the state has a folder of its own. The
+train stage names it by its fingerprint: other data, parameters or code never use it.
 """
 
-import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,15 +29,6 @@ class Progress:
     best_loss: float = math.inf
     seconds: float = 0.0
     validation_seconds: float = 0.0
-
-
-def folder(*determinants: object, code: Iterable[Path]) -> Path:
-    """Where the state of a training belongs, by the values (JSON) and code that determine it."""
-    digest = hashlib.sha256(json.dumps(determinants, sort_keys=True).encode())
-    for path in sorted(code):
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(file.read_bytes())
-    return ROOT / digest.hexdigest()[:16]
 
 
 def save(state: Path, model: keras.Model, progress: Progress, is_best: bool) -> None:

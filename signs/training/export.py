@@ -9,12 +9,11 @@ from pathlib import Path
 import keras
 import onnx
 
-from signs import commands, files, pipeline
+from signs import files
 from signs.data.arrays import Prepared
-from signs.errors import UserError
 from signs.evaluation import calibration
 from signs.inference import classifier
-from signs.params import Params
+from signs.params import Train
 from signs.paths import CLASSIFIER, KERAS_MODEL
 from signs.training.loop import predict
 
@@ -64,15 +63,18 @@ def to_onnx(model: keras.Model) -> bytes:
     return content
 
 
-def write_classifier(model: keras.Model, data: Prepared, settings: Params) -> None:
-    """Write Keras model and classifier; validation photos decide temperature and thresholds."""
+def write_classifier(model: keras.Model, data: Prepared, train: Train, fingerprint: str) -> None:
+    """Write Keras model and classifier; validation photos decide temperature and thresholds.
+
+    The fingerprint is that of the training (`signs.pipeline`).
+    """
     rows = data.rows("validation")
     labels = data.samples["label"].to_numpy()[rows]
     logits = predict(model, data.images[rows])
     temperature = calibration.fit_temperature(logits, labels)
     probabilities = classifier.probabilities(logits, temperature)
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    energy, train = classifier.energy_scores(logits), settings.train
+    energy = classifier.energy_scores(logits)
     save_keras(model, KERAS_MODEL)
     classifier.write(
         CLASSIFIER,
@@ -84,7 +86,7 @@ def write_classifier(model: keras.Model, data: Prepared, settings: Params) -> No
         threshold=calibration.precision_threshold(confidence, correct, train.target_precision),
         energy_threshold=calibration.coverage_threshold(energy, train.target_coverage),
         provenance={
-            "commit": code_commit(),
+            "fingerprint": fingerprint,
             "dataset": data.dataset,
             "data": data.digest,
             "auxiliary_outliers": data.outlier_names,
@@ -100,16 +102,3 @@ def write_classifier(model: keras.Model, data: Prepared, settings: Params) -> No
             },
         },
     )
-
-
-def code_commit() -> str:
-    """The commit that last changed the code a model comes from, "-dirty" if changed since.
-
-    Not simply HEAD: a commit that only adds metrics or documents leaves the model as it is.
-    """
-    code = [str(path) for path in pipeline.code("synthesize", "preprocess", "train")]
-    try:
-        commit = commands.git("log", "-1", "--format=%H", "--", *code)
-        return f"{commit}-dirty" if commands.git("status", "--porcelain", "--", *code) else commit
-    except UserError:
-        return "unknown"

@@ -63,7 +63,7 @@ def test_bento_names_model_code_and_data_and_holds_what_is_listed(clone: Clone) 
     assert clone.packed() == {"version": version, "revision": commit, "data": "d1f"}
     bento = yaml.safe_load((clone.folder / "build/bento/bento.yaml").read_text())
     assert bento["version"] == version
-    origin = {"commit": "c0ffee", "dataset": "colors", "data": "d1f"}
+    origin = {"fingerprint": "c0ffee", "dataset": "colors", "data": "d1f"}
     assert bento["labels"] == origin | {"model": model}
     packed = clone.folder / "build/bento/src"
     files = {path.relative_to(packed).as_posix() for path in packed.rglob("*") if path.is_file()}

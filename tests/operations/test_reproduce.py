@@ -29,19 +29,20 @@ def changed(stage, kind, place):
 
 def test_the_same_is_reproduced(capsys):
     compare(LOCK, changed("train", "outs", 1), METRICS, METRICS, 0.0)
-    assert capsys.readouterr().out.count("the same") == 2
+    assert capsys.readouterr().out.count("same bytes") == 2
 
 
 def test_the_first_stage_that_differs_is_named(capsys):
-    with pytest.raises(UserError, match=r"first stage that differs is train\. The metrics are"):
+    with pytest.raises(UserError, match=r"what differs first is models of train\. The metrics are"):
         compare(LOCK, changed("train", "outs", 0), METRICS, METRICS, 0.0)
-    assert "train        models" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["preprocess   same bytes", "train        differs: models"]
 
 
 @pytest.mark.parametrize(
     ("committed", "tolerance", "message"),
     [
-        (METRICS | {"accuracy": 0.96}, 0.0, r"is none\. accuracy: 0.96 committed, 0.95 now"),
+        (METRICS | {"accuracy": 0.96}, 0.0, r"is no output\. accuracy: 0.96 committed, 0.95 now"),
         ({"accuracy": 0.95}, 0.0, "ece: None committed"),
         (METRICS | {"ece": float("nan")}, 0.5, "ece: nan committed"),
         (METRICS | {"accuracy": 0.92}, 0.02, "accuracy: 0.92 committed"),
@@ -52,9 +53,12 @@ def test_metrics_that_no_run_made_are_named(committed, tolerance, message):
         compare(LOCK, LOCK, committed, METRICS, tolerance)
 
 
-def test_another_processor_may_differ_a_little():
+def test_another_processor_may_differ_a_little(capsys):
     other = changed("train", "outs", 0)
     compare(LOCK, other, METRICS | {"accuracy": 0.94}, METRICS, 0.02)
+    said = capsys.readouterr().out
+    assert "train        within tolerance on another processor: models\n" in said
+    assert "preprocess   same bytes" in said
 
 
 @pytest.mark.parametrize("place", [0, 1])

@@ -102,7 +102,7 @@ def test_the_classifier_is_a_component(document: dict[str, Any]) -> None:
     (data,) = model["modelCard"]["modelParameters"]["datasets"]
     assert data["name"] == "colors"
     assert data["contents"]["properties"] == [{"name": "digest", "value": "d1f"}]
-    assert model["properties"] == [{"name": "commit", "value": "c0ffee"}]
+    assert model["properties"] == [{"name": "fingerprint", "value": "c0ffee"}]
 
 
 def test_without_a_classifier_it_says_so(

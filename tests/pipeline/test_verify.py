@@ -17,12 +17,29 @@ def set_accuracy(project):
     project.path("metrics/evaluate/metrics.json").write_text(json.dumps(metrics))
 
 
-def test_what_comes_out_again_is_verified_byte_for_byte(done):
+def test_what_comes_out_again_is_verified_byte_for_byte(done, tmp_path):
+    # Git tells nothing here: the last commit is another one, there is no history, and .git a file.
+    done.append("signs/serving/app.py", "\n")
+    done.commit("Unrelated")
+    shallow, tree = str(tmp_path / "shallow"), tmp_path / "tree"
+    done.run("git", "clone", "--quiet", "--depth=1", done.folder.as_uri(), shallow).succeeds()
+    done.run("git", "-C", shallow, "worktree", "add", "--quiet", str(tree)).succeeds()
+    worktree = type(done)(tree)
+    worktree.dvc("cache", "dir", "--local", str(done.path(".dvc/cache"))).succeeds()
     cached = sorted(done.path(".dvc/cache/files").rglob("*"))
-    said = signs(done, "verify").succeeds()
+    said = signs(worktree, "verify").succeeds()
     assert "Reproduced, byte for byte." in said
-    assert said.count("the same") == 5
+    assert said.count("same bytes") == 5
     assert sorted(done.path(".dvc/cache/files").rglob("*")) == cached
+
+
+def test_what_was_made_here_is_compared_without_a_run(done):
+    assert "Reproduced, byte for byte." in signs(done, "verify", "--made").succeeds()
+    assert "-m stages.train" not in done.notes()
+    set_accuracy(done)
+    signs(done, "verify", "--made").fails_with("what differs first is no output", "0.125 now")
+    done.path("metrics/evaluate/metrics.json").unlink()
+    signs(done, "verify", "--made").fails_with("no metrics/evaluate/metrics.json here")
 
 
 def test_a_forgotten_run_is_named(done):

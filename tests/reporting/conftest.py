@@ -71,7 +71,7 @@ OOD_FILES = {
 }
 RECIPE = {"epochs": 12, "steps_per_epoch": 200, "batch_size": 64}
 PARAMS = {"split": {"group": "duplicates"}, "network": "compact", "seed": 7, "recipe": RECIPE}
-PROVENANCE = {"commit": "0123abc", "dataset": "synthetic", "auxiliary_outliers": []}
+PROVENANCE = {"fingerprint": "0123abc", "dataset": "synthetic", "auxiliary_outliers": []}
 METADATA = Metadata(
     version="v1-abc",
     sha256="",

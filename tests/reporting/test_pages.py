@@ -94,7 +94,7 @@ def test_page_tells_all_numbers(run: Path) -> None:
         "brightness",
         "The first 20 of 30",
         "1 Stop 7 4 2 50.00 %",
-        "commit 0123abc",
+        "fingerprint 0123abc",
         "split: group: duplicates",
     )
     assert "–" not in text[: text.index("Every class", text.index("Settings and"))]
@@ -169,7 +169,7 @@ def test_card_tells_all_numbers(run: Path) -> None:
     text = card(run)
     assert has(
         text,
-        "commit `0123abc`",
+        "fingerprint `0123abc`",
         "9,876 parameters, 1.3 MB as ONNX",
         "32x32 pixels rgb",
         "temperature 1.250",

@@ -100,7 +100,7 @@ def test_batch_keeps_the_order_and_goes_on_after_a_bad_photo(running: Server) ->
 def test_documents(running: Server) -> None:
     model = running.ask("/model").body
     assert model["classes"][1] == {"prediction": 14, "name": "Green"}
-    assert (model["commit"], model["dataset"]) == ("c0ffee", "colors")
+    assert (model["fingerprint"], model["dataset"]) == ("c0ffee", "colors")
     assert model["metrics"]["validation"]["accuracy"] == 1.0
     page = running.ask("/demo")
     assert b"<html" in page.body

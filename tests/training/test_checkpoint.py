@@ -12,42 +12,6 @@ from signs.training.checkpoint import BEST_WEIGHTS, Progress
 
 
 @pytest.fixture
-def code(tmp_path: Path) -> list[Path]:
-    """A file and a folder with a file."""
-    (tmp_path / "room").mkdir()
-    for file in (tmp_path / "a.py", tmp_path / "room/b.py"):
-        file.write_text(f"# {file.name}\n")
-    return [tmp_path / "a.py", tmp_path / "room"]
-
-
-def test_the_same_training_has_the_same_folder(code: list[Path]) -> None:
-    first = checkpoint.folder("compact", 1, {"epochs": 3, "batch": 2}, "digest", code=code)
-    reordered = {"batch": 2, "epochs": 3}
-    assert first == checkpoint.folder("compact", 1, reordered, "digest", code=code[::-1])
-    assert first.parent == checkpoint.ROOT
-
-
-def test_another_training_has_another_folder(code: list[Path]) -> None:
-    names = {
-        checkpoint.folder(*determinants, code=code)
-        for determinants in [
-            ("compact", 1, {"epochs": 3}, "digest"),
-            ("classic", 1, {"epochs": 3}, "digest"),
-            ("compact", 2, {"epochs": 3}, "digest"),
-            ("compact", 1, {"epochs": 4}, "digest"),
-            ("compact", 1, {"epochs": 3}, "other"),
-        ]
-    }
-    for file in (code[0], code[1] / "b.py"):
-        file.write_text("# changed\n")
-        names.add(checkpoint.folder("compact", 1, {"epochs": 3}, "digest", code=code))
-    assert len(names) == 7
-
-
-# States, of a model of one weight.
-
-
-@pytest.fixture
 def model() -> keras.Model:
     pixels = keras.Input((1,))
     model = keras.Model(pixels, keras.layers.Dense(1, use_bias=False)(pixels))

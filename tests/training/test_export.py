@@ -7,7 +7,6 @@ import keras
 import numpy as np
 import pytest
 
-from signs import commands, params
 from signs.data.splits import VALIDATION
 from signs.inference.classifier import Classifier
 from signs.paths import KERAS_MODEL
@@ -66,13 +65,11 @@ def test_the_classifier_predicts_what_keras_predicts(
     model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(export, "code_commit", lambda: "abc")
     data = prepared()
     data.images[:] = IMAGES
     data.settings = data.settings.model_copy(update={"size": 8})
     train = PARAMS.train.model_copy(update={"target_precision": 0.4, "target_coverage": 0.8})
-    settings: params.Params = PARAMS.model_copy(update={"train": train})
-    export.write_classifier(model, data, settings)
+    export.write_classifier(model, data, train, "f1n6e7")
     classifier = Classifier()
     expected = np.asarray(model(IMAGES, training=False))
     assert np.ptp(expected, axis=0).min() > 1e-3  # different images, different predictions
@@ -90,29 +87,4 @@ def test_the_classifier_predicts_what_keras_predicts(
     correct = expected[rows].argmax(axis=1) == data.samples["label"].to_numpy()[rows]
     assert metadata.provenance["validation"]["accuracy"] == correct.mean()
     assert metadata.provenance["auxiliary_outliers"] == ["No sign"]
-
-
-def test_commit_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    names = ("synthesize", "preprocess", "train")
-    stages = "".join(f"  {name}: {{cmd: x, deps: [stages/{name}.py, data/x]}}\n" for name in names)
-    Path("dvc.yaml").write_text(f"stages:\n{stages}")
-    assert export.code_commit() == "unknown"
-
-    def commit(file: str) -> str:
-        Path(file).parent.mkdir(exist_ok=True)
-        Path(file).write_text(file)
-        commands.git("add", ".")
-        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        commands.git(*identity, "commit", "--quiet", "-m", file)
-        return commands.git("rev-parse", "HEAD")
-
-    commands.git("init", "--quiet")
-    first = commit("stages/preprocess.py")
-    assert commit("notes.txt") != first
-    assert export.code_commit() == first
-    second = commit("stages/train.py")
-    assert export.code_commit() == second
-    Path("stages/train.py").write_text("changed")
-    assert export.code_commit() == f"{second}-dirty"
+    assert metadata.provenance["fingerprint"] == "f1n6e7"
