@@ -23,7 +23,6 @@ from benchmarks import runs
 from signs import machine
 from signs.errors import run_stage
 from signs.files import write_text
-from signs.parallel import cores
 
 LISTED = Path(__file__).with_suffix(".yaml")
 PAGE = Path(__file__).with_suffix(".md")
@@ -120,7 +119,7 @@ def _footer() -> str:
     )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
-        f"Last row made on: {machine.processor()}, {cores()} cores, {memory:.0f} GB of memory; "
+        f"Last row made on: {machine.processor()}, {memory:.0f} GB of memory; "
         f"Python {platform.python_version()}, {packages}."
     )
 

@@ -34,7 +34,7 @@ import psutil
 from benchmarks import photos
 from signs.errors import UserError, run_stage
 from signs.inference.classifier import MODEL
-from signs.parallel import cores
+from signs.machine import cores
 from signs.paths import CLASSIFIER, DATA
 
 PHOTOS = DATA / "synthetic/images.zip"

@@ -38,7 +38,8 @@ from benchmarks import photos
 from signs import params, pipeline
 from signs.data import arrays, decode, layouts
 from signs.errors import UserError, run_stage
-from signs.parallel import cores, ordered_map
+from signs.machine import cores
+from signs.parallel import ordered_map
 from signs.paths import DATA, PARAMS, TRAIN_METRICS
 
 REPEATS = 9

@@ -11,6 +11,8 @@ from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any, TypeVar
 
+from signs.machine import cores
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -18,11 +20,6 @@ Result = TypeVar("Result")
 # ever. Workers are forked from a server, which has imported packages but used none.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["pandas", "signs.data.images"])
-
-
-def cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def ordered_map(

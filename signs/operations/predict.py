@@ -28,7 +28,7 @@ from signs.data.sources import Source
 from signs.errors import UserError
 from signs.inference.classifier import Classifier
 from signs.inference.predictions import Prediction, predict_photos
-from signs.parallel import cores
+from signs.machine import cores
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ("file", "prediction", "name", "confidence", "known", "model", "error")

@@ -45,9 +45,10 @@ def run(arguments: argparse.Namespace) -> int:
         if git("status", "--porcelain", "--untracked-files=no"):
             print("Note: the commit is verified, without the changes that are not committed.")
         now = _run_in_clone({settings.dataset, settings.evaluate.external_set})
-    locks = (yaml.safe_load(files[LOCK])["stages"] for files in (committed, now))
-    metrics = (json.loads(files[paths.HEADLINE]) for files in (committed, now))
-    compare(*locks, *metrics, 0.0 if made_on == here else tolerance)
+    lock, lock_now = (yaml.safe_load(files[LOCK])["stages"] for files in (committed, now))
+    metrics, metrics_now = (json.loads(files[paths.HEADLINE]) for files in (committed, now))
+    allowed = 0.0 if made_on == here else tolerance
+    compare(lock, lock_now, metrics, metrics_now, allowed)
     if made_on == here:
         print("Reproduced, byte for byte.")
     else:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from signs.errors import UserError
-from signs.parallel import cores
+from signs.machine import cores
 from signs.progress import bar
 from signs.scale import shards
 from signs.scale.bulk_work import Work

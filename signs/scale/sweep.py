@@ -36,7 +36,7 @@ from pydantic import Field, model_validator
 from signs import params, progress
 from signs.commands import dvc, git
 from signs.errors import UserError
-from signs.parallel import cores
+from signs.machine import cores
 from signs.scale import sweep_report, trial
 from signs.scale.trial import Result, Trial
 

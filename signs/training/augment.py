@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from signs.parallel import cores
+from signs.machine import cores
 from signs.params import Augment
 
 Images = npt.NDArray[np.uint8]
