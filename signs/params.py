@@ -240,6 +240,11 @@ class Verify(Block):
     """What counts as reproduced."""
 
     tolerance: Fraction
+    ood_tolerance: Fraction
+
+    def allowed(self, metric: str) -> float:
+        """How much a metric may differ on another kind of processor."""
+        return self.ood_tolerance if metric.startswith("ood_") else self.tolerance
 
 
 class Params(Block):

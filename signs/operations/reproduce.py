@@ -5,7 +5,7 @@
 
 Compares the outputs of all stages with the commit's dvc.lock, and its metrics. On the processor
 that made them, all outputs must be the same bytes; on another kind, each metric must be within
-`verify.tolerance` of params.yaml. If not, names what differs first and exits with 1.
+the tolerances of params.yaml. If not, names what differs first and exits with 1.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Compare with the commit; `UserError` if its results are not reproduced."""
     settings = params.load()
-    here, tolerance = machine.processor(), settings.verify.tolerance
+    here = machine.processor()
     committed = {path: _committed(path) for path in (LOCK, paths.HEADLINE, paths.TIMING)}
     made_on = json.loads(committed[paths.TIMING]).get("processor")
     if arguments.made:
@@ -47,24 +47,22 @@ def run(arguments: argparse.Namespace) -> int:
         now = _run_in_clone({settings.dataset, settings.evaluate.external_set})
     lock, lock_now = (yaml.safe_load(files[LOCK])["stages"] for files in (committed, now))
     metrics, metrics_now = (json.loads(files[paths.HEADLINE]) for files in (committed, now))
-    allowed = 0.0 if made_on == here else tolerance
-    compare(lock, lock_now, metrics, metrics_now, allowed)
+    compare(lock, lock_now, metrics, metrics_now, None if made_on == here else settings.verify)
     if made_on == here:
         print("Reproduced, byte for byte.")
     else:
-        made_on = f"what was made on {made_on}; this is {here}"
-        print(f"Reproduced: each metric is within {tolerance:g} of {made_on}.")
+        print("Reproduced: each metric is within the tolerance of params.yaml.")
+        print(f"The committed results were made on {made_on}; this is {here}.")
     return 0
 
 
 def compare(
-    before: Lock, after: Lock, metrics: Metrics, metrics_now: Metrics, tolerance: float
+    before: Lock, after: Lock, metrics: Metrics, metrics_now: Metrics, limits: params.Verify | None
 ) -> None:
     """Print what each stage made, and judge it.
 
     Compares the stages of the commit's dvc.lock, and its metrics by name, with those of the present
-    run. With a tolerance of 0, all outputs must be the same, too. `UserError` names what differs
-    first.
+    run. Without limits, all outputs must be the same bytes. `UserError` names what differs first.
     """
     outs, outs_now = _hashes(before, "outs"), _hashes(after, "outs")
     made, deps = {path for _, path in outs_now}, _hashes(before, "deps")
@@ -81,14 +79,14 @@ def compare(
         f"{key}: {metrics.get(key)} committed, {metrics_now.get(key)} now"
         for key in sorted(metrics.keys() | metrics_now.keys())
         # Of a metric that is absent or not a number, no comparison holds.
-        if not abs(metrics.get(key, nan) - metrics_now.get(key, nan)) <= tolerance
+        if not abs(metrics.get(key, nan) - metrics_now.get(key, nan))
+        <= (limits.allowed(key) if limits else 0.0)
     ]
-    within = tolerance > 0 and not wrong
-    verdict = "within tolerance on another processor" if within else "differs"
+    verdict = "within tolerance on another processor" if limits and not wrong else "differs"
     for name in after:
         paths_of = ", ".join(path for stage, path in differing if stage == name)
         print(f"{name:12} {f'{verdict}: {paths_of}' if paths_of else 'same bytes'}")
-    if wrong or (tolerance == 0 and differing):
+    if wrong or (differing and not limits):
         first = f"{differing[0][1]} of {differing[0][0]}" if differing else "no output"
         reason = "; ".join(wrong) or "The metrics are the same."
         raise UserError(f"Not reproduced; what differs first is {first}. {reason}")
