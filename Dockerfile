@@ -24,7 +24,9 @@ RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends git mak
     # The clone may belong to another user, and DVC's experiments are commits, which need an author.
     git config --system safe.directory '*' && \
     git config --system user.name pipeline && \
-    git config --system user.email pipeline@localhost
+    git config --system user.email pipeline@localhost && \
+    # A volume for a cache that builds share (DVC_CACHE=/cache) takes its mode from here.
+    install -d -m 1777 /cache
 COPY --from=packages /venv /venv
 # --user may name any user, and none but root has a home here.
 ENV VENV=/venv \

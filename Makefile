@@ -92,7 +92,8 @@ notebook: setup-dev  ## Execute the notebook again, after other results
 ##@ Step by step, as Jenkinsfile does
 .PHONY: pull synthesize preprocess train evaluate report verify diff gate push release promote
 
-pull: setup  ## Fetch photos and results from the DVC remote, if one is set
+pull: setup  ## Fetch photos and results from the DVC remote, if one is set (DVC_CACHE=FOLDER: a shared cache)
+	@$(if $(value DVC_CACHE),$(BIN)/dvc cache dir --quiet --local "$$DVC_CACHE")
 	@if $(BIN)/dvc remote default >/dev/null 2>&1; \
 	then $(BIN)/dvc pull --allow-missing $(ARGS); \
 	else echo "No default DVC remote is set, so nothing is fetched (docs/remote.md)."; fi
@@ -126,10 +127,10 @@ release: setup  ## Give the committed classifier its next version, as a git tag 
 # A deployment of the same version again is an event of its own, hence --force.
 promote: setup  ## Record in a git tag that this version, or VERSION, is deployed (ARGS=--push)
 	@$(BIN)/gto assign classifier --stage production --force \
-		$(if $(VERSION),--version $(VERSION:classifier@%=%),HEAD) $(ARGS)
+		$(if $(value VERSION),--version "$${VERSION#classifier@}",HEAD) $(ARGS)
 
 ##@ Serve
-.PHONY: serve bento containerize image smoke deploy rollback manifests sbom drift
+.PHONY: serve bento containerize image prune smoke deploy rollback manifests sbom drift
 
 # Where `make serve` listens; HOST=0.0.0.0 lets other machines in.
 HOST = 127.0.0.1
@@ -147,11 +148,15 @@ containerize:  ## Build an image of the bento with docker, podman or buildah (EN
 
 image: bento containerize  ## Pack a bento and build its image
 
+prune:  ## Remove images of the service that are a day old and that no container uses (ENGINE=podman)
+	@$(or $(ENGINE),docker) image prune --all --force --filter until=24h \
+		--filter label=org.opencontainers.image.title=traffic-signs
+
 smoke:  ## Check that the image names the photos of build/smoke (ARGS='--url ...')
 	@$(PLAIN_PYTHON) -m deployment.smoke $(ARGS)
 
 deploy:  ## Deploy the image on this machine, without losing a request
-	@$(PLAIN_PYTHON) -m deployment.deploy $(ARGS) $(if $(VERSION),--version $(VERSION))
+	@$(PLAIN_PYTHON) -m deployment.deploy $(ARGS) $(if $(value VERSION),--version "$$VERSION")
 
 rollback:  ## Deploy the previous version again
 	@$(PLAIN_PYTHON) -m deployment.deploy rollback

@@ -27,7 +27,8 @@ fi
 
 image=traffic-signs:$version
 # The default format of podman and buildah has no health check.
-BUILDAH_FORMAT=docker "$engine" build --file containers/Dockerfile --tag "$image" \
+# Docker before 23 takes BuildKit, which `RUN --mount` needs, only if told to.
+DOCKER_BUILDKIT=1 BUILDAH_FORMAT=docker "$engine" build --file containers/Dockerfile --tag "$image" \
     --build-arg version="$version" --build-arg revision="$(recorded revision)" \
     --build-arg data="$(recorded data)" "$@" build/bento
 size=$("$engine" images --format '{{.Size}}' "$image")

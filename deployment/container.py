@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -14,6 +15,8 @@ from signs.errors import UserError
 BUILD = Path("build")
 VALUES = Path(__file__).with_name("values.toml")
 KINDS = {str: "a text", int: "a whole number", float: "a number"}
+# A CI server ends the processes of a job by them: Jenkins (pipeline, agent, freestyle), GitHub.
+JOB_COOKIES = ("JENKINS_NODE_COOKIE", "JENKINS_SERVER_COOKIE", "BUILD_ID", "RUNNER_TRACKING_ID")
 
 
 @dataclass(frozen=True)
@@ -135,11 +138,18 @@ class Engine:
         return "" if done.returncode else done.stdout.strip()
 
     def _run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run([self.name, *arguments], capture_output=True, text=True, check=False)
+        return run(self.name, *arguments)
+
+
+def run(*command: str) -> "subprocess.CompletedProcess[str]":
+    """Run a program whose processes, such as HAProxy's, may outlive a CI job."""
+    kept = {key: value for key, value in os.environ.items() if key not in JOB_COOKIES}
+    return subprocess.run(command, env=kept, capture_output=True, text=True, check=False)
 
 
 def run_command(command: Callable[[], None]) -> None:
-    """Run a command as a program: exit with 1 on a `UserError`, with 130 on Ctrl-C."""
+    """Run a command as a program: exit with 1 on a `UserError`, with 130 on Ctrl-C or SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         command()
     except UserError as error:

@@ -6,11 +6,10 @@ import os
 import shutil
 import socket
 import string
-import subprocess
 import time
 from pathlib import Path
 
-from deployment.container import Values
+from deployment.container import Values, run
 from signs.errors import UserError
 from signs.files import write_text
 
@@ -51,8 +50,7 @@ class Proxy:
             server = "set server service/"
             self._tell(f"{server}{slot} state ready; {server}{old} state drain")
         except OSError:
-            command = [self.program, "-D", "-f", str(configuration)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = run(self.program, "-D", "-f", str(configuration))
             if done.returncode:
                 raise UserError(f"HAProxy does not start: {done.stderr.strip()}") from None
 

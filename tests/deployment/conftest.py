@@ -1,5 +1,6 @@
 """A git clone with a classifier of a few bytes, its images, and podman to run them."""
 
+import contextlib
 import functools
 import json
 import os
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 from deployment.proxy import SLOTS
@@ -34,6 +36,15 @@ def podman(*arguments: str, check: bool = True) -> str:
     done = run(["podman", *arguments], timeout=120)
     assert done.returncode == 0 or not check, done.stderr
     return done.stdout.strip()
+
+
+def end_job(cookie: str) -> None:
+    """End each process whose environment has the cookie, as Jenkins does after a node's block."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("JENKINS_NODE_COOKIE") == cookie:
+                process.kill()
+                process.wait(5)
 
 
 @dataclass

@@ -16,13 +16,14 @@ import pytest
 
 from signs.paths import CLASSIFIER
 from tests.conftest import photo
-from tests.deployment.conftest import Clone, at, podman
+from tests.deployment.conftest import Clone, at, end_job, podman
 from tests.harness import wait_until
 from tests.serving.clients import needs_wrk, wrk
 
 # The first test installs the packages if they are in no layer yet, which takes two minutes.
 pytestmark = [pytest.mark.container, pytest.mark.timeout(600)]
 
+COOKIE = f"test-deploy-{os.getpid()}"
 VERSION_LABEL = '{{index .Config.Labels "org.opencontainers.image.version"}}'
 
 
@@ -71,6 +72,7 @@ class Site:
 def site(clone: Clone, build_image: Callable[[], str], smoke_photos: Path) -> Site:
     if shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin") is None:
         pytest.skip("needs HAProxy (apt install haproxy)")
+    clone.environment["JENKINS_NODE_COOKIE"] = COOKIE
     site = Site(clone, build_image, smoke_photos)
     site.build()
     return site
@@ -118,6 +120,11 @@ def test_first_deployment_answers_on_the_stable_port(deployed: Site) -> None:
     assert deployed.service.send(photo("Blue")).body["name"] == "Blue"
     assert deployed.version_in_service() in deployed.succeed("deploy", "ARGS=status")
     assert "all 3 photos as expected" in deployed.succeed("smoke", "ARGS=--deployed")
+
+
+def test_service_outlives_the_job_that_deployed_it(deployed: Site) -> None:
+    end_job(COOKIE)
+    assert deployed.service.send(photo("Blue")).body["name"] == "Blue"
 
 
 @needs_wrk

@@ -19,12 +19,13 @@ from deployment import proxy
 from deployment.container import read_values
 from signs.errors import UserError
 from tests.conftest import Server, photo
-from tests.deployment.conftest import at
+from tests.deployment.conftest import at, end_job
 from tests.harness import free_ports
 from tests.serving.clients import connect, head
 
 REQUESTS = 3
 SECONDS = 2
+COOKIE = f"test-proxy-{os.getpid()}"
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,7 @@ def haproxy(running: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     assert made.active() is None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(proxy, "TEMPLATE", folder / "template")
+        patch.setenv("JENKINS_NODE_COOKIE", COOKIE)
         made.switch("blue")
         yield made
     os.kill(int((folder / "haproxy.pid").read_text()), signal.SIGTERM)
@@ -61,6 +63,11 @@ def test_passes_answers_and_errors_of_the_service(service: Server) -> None:
     reply = service.send(b"no image")
     assert (reply.status, "known format" in reply.error) == (400, True)
     assert reply.headers["x-request-id"]
+
+
+def test_outlives_the_job_that_started_it(service: Server) -> None:
+    end_job(COOKIE)
+    assert service.ask("/model").status == 200
 
 
 def test_switch_sends_requests_to_the_other_slot(haproxy: proxy.Proxy, service: Server) -> None:

@@ -16,7 +16,7 @@ MANUAL = (ROOT / "docs/service.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-def test_examples(running: Server, tmp_path: Path) -> None:
+def test_examples(running: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, color in (("sign.png", "Green"), ("other.png", "Red")):
         (tmp_path / name).write_bytes(photo(color))
 
@@ -32,6 +32,8 @@ def test_examples(running: Server, tmp_path: Path) -> None:
     assert (tmp_path / "why.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads(model)["dataset"] == "colors"
     (code,) = re.findall(r"```python\n(.*?)```", MANUAL, re.DOTALL)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("no_proxy", "")
     name, confidence = run(sys.executable, "-c", code).split()
     assert name == "Green"
     assert 0.99 < float(confidence) <= 1
