@@ -104,7 +104,7 @@ train:  ## Run the pipeline up to train, with the same options
 evaluate:  ## Run the pipeline up to evaluate, with the same options
 report:  ## Run the pipeline up to report, with the same options
 synthesize preprocess train evaluate report: setup
-	@$(BIN)/dvc $(if $(DATASET),exp run --set-param dataset=$(DATASET),repro) \
+	@$(BIN)/dvc $(if $(value DATASET),exp run --set-param "dataset=$$DATASET",repro) \
 		$(if $(FORCE),--force --single-item) $@
 
 verify: setup  ## Check that the committed results come out again, in a clean clone (ARGS=--made: of `make`)

@@ -15,7 +15,7 @@ from signs.errors import UserError
 BUILD = Path("build")
 VALUES = Path(__file__).with_name("values.toml")
 KINDS = {str: "a text", int: "a whole number", float: "a number"}
-# A CI server ends the processes of a job by them: Jenkins (pipeline, agent, freestyle), GitHub.
+# By these, Jenkins (after a node's block, an abort, a freestyle job) and GitHub end processes.
 JOB_COOKIES = ("JENKINS_NODE_COOKIE", "JENKINS_SERVER_COOKIE", "BUILD_ID", "RUNNER_TRACKING_ID")
 
 

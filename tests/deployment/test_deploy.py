@@ -116,6 +116,16 @@ def test_smoke_runs_the_image_and_leaves_nothing(site: Site) -> None:
     assert site.running() == before
 
 
+def test_stopped_smoke_leaves_nothing(site: Site) -> None:
+    before, clone = site.running(), site.clone
+    command = [sys.executable, "-m", "deployment.smoke"]
+    stopped = subprocess.Popen(command, cwd=clone.folder, env=clone.environment)
+    assert wait_until(lambda: site.running() != before)
+    stopped.terminate()
+    assert stopped.wait(60) == 130
+    assert site.running() == before
+
+
 def test_first_deployment_answers_on_the_stable_port(deployed: Site) -> None:
     assert deployed.service.send(photo("Blue")).body["name"] == "Blue"
     assert deployed.version_in_service() in deployed.succeed("deploy", "ARGS=status")

@@ -1,5 +1,6 @@
 """deployment/values.toml, and that a plain Python is enough."""
 
+import os
 import re
 import subprocess
 import sys
@@ -49,6 +50,21 @@ def test_says_that_nothing_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="`make image` builds one"):
         built()
+
+
+def test_name_of_a_tag_is_no_command(tmp_path: Path) -> None:
+    show = tmp_path / "bin/gto"
+    show.parent.mkdir()
+    show.write_text("#!/bin/sh\nprintf '%s|' \"$@\"\n")
+    show.chmod(0o755)
+    tag = f"v1';touch${{IFS}}{tmp_path}/stolen;'$(touch${{IFS}}{tmp_path}/stolen)"
+    environment = os.environ | {"VERSION": f"classifier@{tag}", "PYTHON": str(show)}
+    for target, given in (("deploy", f"classifier@{tag}"), ("promote", tag)):
+        # Without `setup`: there is nothing to install into that VENV.
+        command = ["make", "--old-file=setup", target, f"VENV={tmp_path}"]
+        printed = subprocess.check_output(command, cwd=ROOT, env=environment, text=True)
+        assert f"|--version|{given}|" in printed
+    assert not (tmp_path / "stolen").exists()
 
 
 def test_needs_no_package() -> None:
