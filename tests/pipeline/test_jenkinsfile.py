@@ -327,7 +327,8 @@ def test_every_step_and_every_wait_for_a_node_has_a_limit(dry: dict[str, Build])
     assert [event["minutes"] for event in dry["main"].of("node")] == [whole] * 3
     scripts = dry["main"].scripts()
     assert len(scripts) > 15
-    assert [script for script, event in scripts.items() if event["minutes"] >= whole] == []
+    # The stage around most of them has a longer one, too.
+    assert [script for script, event in scripts.items() if event["minutes"] > 5 * 60] == []
 
 
 def test_what_does_not_answer_after_the_switch_is_rolled_back(dry: dict[str, Build]) -> None:
