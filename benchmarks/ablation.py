@@ -1,60 +1,49 @@
 """Compare settings on validation photos and write docs/ablation.md.
 
     make ablation                   what ablation.yaml lists, some hours on two cores
-    make ablation ARGS=--table      only the table, from the experiments that exist
+    make ablation ARGS=--table      only the page, from the experiments and rows that exist
 
 Runs the pipeline up to the train stage, so no test photo is looked at. As in results.py, each row
 is a DVC experiment, and one that exists for the present code and settings is not run again.
 """
 
 import json
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from benchmarks import runs
 from signs.errors import run_stage
-from signs.files import write_text
-
-LISTED = Path(__file__).with_suffix(".yaml")
-PAGE = Path(__file__).with_suffix(".md")
-TARGET = Path("docs/ablation.md")
 
 
-def ablation() -> None:
-    """Run what is missing, then write the table."""
-    only_table = runs.only_table(__doc__)
-    listed: dict[str, Any] = yaml.safe_load(LISTED.read_text(encoding="utf-8"))
-    base = ", ".join(f"`{key}={value}`" for key, value in listed["base"].items())
-    rows = {title: runs.row(title, TARGET) for title in listed["variants"]}
-    for title, changes in listed["variants"].items():
-        settings = listed["base"] | changes
-        found = runs.find(f"ablation {title}", settings, "train", run=not only_table)
-        if found:
-            rows[title] = _row(title, changes, found)
-        page = PAGE.read_text(encoding="utf-8")
-        write_text(TARGET, page.format(base=base, rows="\n".join(rows.values())))
-    print(TARGET.read_text(encoding="utf-8"))
+def page() -> runs.Page:
+    """One experiment for each variant that ablation.yaml lists."""
+    base, variants = runs.listed("ablation").values()
+    experiments = {title: {f"ablation {title}": base | variants[title]} for title in variants}
+
+    def cells(title: str, references: list[str]) -> dict[str, str]:
+        return {"changes": _text(variants[title]), **_metrics(references[0])}
+
+    return runs.Page("ablation", "train", experiments, cells, {"base": _text(base)})
 
 
-def _row(title: str, changes: dict[str, Any], reference: str) -> str:
+def _text(settings: dict[str, Any]) -> str:
+    return ", ".join(f"`{key}={value}`" for key, value in settings.items()) or "–"
+
+
+def _metrics(reference: str) -> dict[str, str]:
     trained = json.loads(runs.read(reference, "metrics/train/metrics.json"))
     timing = json.loads(runs.read(reference, "metrics/timing.json"))
     best = trained["best"]
-    cells = [
-        title,
-        ", ".join(f"`{key}={value}`" for key, value in changes.items()) or "–",
-        f"**{best['validation_accuracy']:.2%}**",
-        f"{best['validation_loss']:.4f}",
-        f"{best['epoch']} of {trained['step']}",
-        f"{trained['train']['accuracy']:.2%}",
-        f"{trained['parameters']:,}",
-        f"{timing['minutes']:.1f}",
-        runs.commit(reference),
-    ]
-    return f"| {' | '.join(cells)} |"
+    return {
+        "accuracy": f"{best['validation_accuracy']:.2%}",
+        "log loss": f"{best['validation_loss']:.4f}",
+        "epoch": f"{best['epoch']} of {trained['step']}",
+        "training": f"{trained['train']['accuracy']:.2%}",
+        "parameters": f"{trained['parameters']:,}",
+        "minutes": f"{timing['minutes']:.1f}",
+        "commit": runs.commit(reference),
+        "processor": timing["processor"],
+    }
 
 
 if __name__ == "__main__":
-    run_stage(ablation)
+    run_stage(lambda: page().make(str(__doc__)))

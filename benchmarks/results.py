@@ -1,53 +1,35 @@
 """Run the experiments of results.yaml and write docs/results.md.
 
     make results                    all of them, some hours on two cores
-    make results ARGS=--table       only the table, from the experiments that exist
+    make results ARGS=--table       only the page, from the experiments and rows that exist
 
 Each run is a DVC experiment of its own (`dvc exp show -A` lists them). One that exists for the
 present code and settings is not run again, so an interrupted `make results` goes on where it was.
-The table has the experiment of the present code, else the newest, and says what commit it ran at.
-A row whose experiments are not all in this clone stays as it is.
+A row whose experiments are not all in this clone stays as results.csv has it. The page says which
+rows are of earlier code.
 """
 
 import json
-import os
-import platform
-import statistics
-from importlib.metadata import distributions
-from pathlib import Path
 from typing import Any
 
-import yaml
+import pandas as pd
 
 from benchmarks import runs
-from signs import machine
 from signs.errors import run_stage
-from signs.files import write_text
-
-LISTED = Path(__file__).with_suffix(".yaml")
-PAGE = Path(__file__).with_suffix(".md")
-TARGET = Path("docs/results.md")
-PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow_cpu")
 
 
-def results() -> None:
-    """Run what is missing, then write the page."""
-    only_table = runs.only_table(__doc__)
-    listed: dict[str, Any] = yaml.safe_load(LISTED.read_text(encoding="utf-8"))
-    rows = {title: runs.row(title, TARGET) for title in listed}
-    # Of the machine that made the rows, so it stays if no row is made again.
-    footer = TARGET.read_text(encoding="utf-8").splitlines()[-1] if TARGET.exists() else ""
-    for title, experiment in listed.items():
-        found = []
-        for seed in experiment["seeds"]:
-            settings = {**experiment["set"], **_seeds(seed)}
-            reference = runs.find(f"{title} {seed}", settings, "evaluate", run=not only_table)
-            found += [_read(reference, experiment)] if reference else []
-        if len(found) == len(experiment["seeds"]):
-            rows[title], footer = _row(title, found), _footer()
-        page = PAGE.read_text(encoding="utf-8")
-        write_text(TARGET, page.format(rows="\n".join(rows.values()), footer=footer))
-    print(TARGET.read_text(encoding="utf-8"))
+def page() -> runs.Page:
+    """An experiment for each seed of what results.yaml lists."""
+    listed = runs.listed("results")
+    experiments = {
+        title: {f"{title} {seed}": row["set"] | _seeds(seed) for seed in row["seeds"]}
+        for title, row in listed.items()
+    }
+
+    def cells(title: str, references: list[str]) -> dict[str, str]:
+        return _cells(pd.DataFrame([_read(each, listed[title]) for each in references]))
+
+    return runs.Page("results", "evaluate", experiments, cells, {})
 
 
 def _seeds(seed: int) -> dict[str, int]:
@@ -68,61 +50,52 @@ def _read(reference: str, experiment: dict[str, Any]) -> dict[str, Any]:
     metrics["commit"] = runs.commit(reference)
     if part == "test":
         metrics["duplicates"] = load("preprocess/audit.json")["leaks"]["test_percent"]
+    timing = load("timing.json")
+    metrics["processor"] = timing["processor"]
     if experiment.get("comparable_time", True):
-        metrics |= load("timing.json")
+        metrics |= timing
     return metrics
 
 
-def _row(title: str, found: list[dict[str, Any]]) -> str:
-    def over_runs(key: str) -> list[float] | None:
-        return [run[key] for run in found] if all(key in run for run in found) else None
+def _cells(found: pd.DataFrame) -> dict[str, str]:
+    """The row of some runs, which are the rows here; "–" for what not all of them measured."""
+
+    def mean(key: str, scale: float = 100, digits: int = 2) -> str:
+        if key not in found or found[key].isna().any():
+            return "–"
+        return f"{scale * found[key].mean():.{digits}f}"
 
     def spread(key: str, scale: float = 100, digits: int = 2) -> str:
-        values = over_runs(key)
-        if values is None:
-            return "–"
-        mean = f"{scale * statistics.mean(values):.{digits}f}"
-        if len(values) == 1:
-            return mean
-        return f"{mean} ± {scale * statistics.stdev(values):.{digits}f}"
+        text = mean(key, scale, digits)
+        if text == "–" or len(found) == 1:
+            return text
+        return f"{text} ± {scale * found[key].std():.{digits}f}"
 
     def median(key: str, digits: int) -> str:
-        values = over_runs(key)
-        return "–" if values is None else f"{statistics.median(values):.{digits}f}"
+        return f"{found[key].median():.{digits}f}" if key in found else "–"
 
-    cells = [
-        title,
-        spread("images", 1, 0).split(" ")[0],
-        spread("duplicates", 1, 1).split(" ")[0],
-        f"**{spread('accuracy')}**",
-        spread("balanced_accuracy"),
-        spread("macro_f1"),
-        spread("top3_accuracy"),
-        spread("ece", 1, 4),
-        spread("corrupted_accuracy"),
-        spread("ood_rejection_at_99"),
-        spread("ood_auroc", 1, 4),
-        str(len(found)),
-        f"{found[0]['parameters']:,}",
-        median("minutes", 1),
-        median("images_per_second", 0),
-        ", ".join(sorted({run["commit"] for run in found})),
-    ]
-    return f"| {' | '.join(cells)} |"
+    def distinct(key: str) -> str:
+        return ", ".join(sorted(found[key].unique()))
 
-
-def _footer() -> str:
-    packages = ", ".join(
-        f"{package.metadata['Name']} {package.version}"
-        for package in distributions()
-        if package.metadata["Name"] in PACKAGES
-    )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return (
-        f"Last row made on: {machine.processor()}, {memory:.0f} GB of memory; "
-        f"Python {platform.python_version()}, {packages}."
-    )
+    return {
+        "test photos": mean("images", 1, 0),
+        "exact duplicates": mean("duplicates", 1, 1),
+        "accuracy": spread("accuracy"),
+        "balanced": spread("balanced_accuracy"),
+        "macro-F1": spread("macro_f1"),
+        "top-3": spread("top3_accuracy"),
+        "ECE": spread("ece", 1, 4),
+        "corrupted": spread("corrupted_accuracy"),
+        "OOD rejected": spread("ood_rejection_at_99"),
+        "OOD AUROC": spread("ood_auroc", 1, 4),
+        "seeds": str(len(found)),
+        "parameters": f"{found['parameters'][0]:,}",
+        "minutes": median("minutes", 1),
+        "images/s": median("images_per_second", 0),
+        "commit": distinct("commit"),
+        "processor": distinct("processor"),
+    }
 
 
 if __name__ == "__main__":
-    run_stage(results)
+    run_stage(lambda: page().make(str(__doc__)))

@@ -90,9 +90,9 @@ HARMLESS = {
     "double size": (resized(2 * SIDE), 0.98),
     "without colour": (grey, 0.96),
 }
-# What makes a sign unusable, and the largest share of photos that are accepted as a sign that is
-# not on them. The network never saw signs upside down or in part: model_card.md says so.
-# Upside down, 12, 15, 17, 32 and 40 look as before, and no sign looks like another one.
+# What makes a sign unusable, and the largest share of photos that are accepted as another sign.
+# These are high, as no training photo shows a sign upside down or cut in half: the model card
+# says so. Upside down, signs 12, 15, 17, 32 and 40 look as before. None looks like another sign.
 RUINED = {
     "upside down": (lambda p: p[::-1, ::-1], 0.47),
     "left half": (lambda p: p[:, : SIDE // 2], 0.08),
