@@ -211,7 +211,7 @@ def test_a_harmless_change_changes_nothing(model, photos, predicted, change, flo
 def test_a_mirrored_sign_is_the_opposite_sign(model, photos, classes, pair) -> None:
     for shown, opposite in (pair, pair[::-1]):
         mirrored = [photos[row][:, ::-1] for row in np.flatnonzero(classes == shown)]
-        assert (predict(model, mirrored)[0] == opposite).mean() >= 0.9
+        assert (predict(model, mirrored)[0] != opposite).sum() <= 1  # of ten; measured: none
 
 
 @pytest.mark.parametrize(("change", "ceiling"), RUINED.values(), ids=RUINED)
