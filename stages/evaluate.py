@@ -77,6 +77,8 @@ def _write_predictions(
     table = samples[["file", "split", "group", "class_id", "label"]]
     table = table.join(predictions_of(model, logits).set_index(samples.index))
     table["correct"] = table["label"] == table["predicted_label"]
+    # The report orders the mistakes by what predictions.csv holds; the maps must have that order.
+    table = table.round({"confidence": 6})
     table.to_csv(paths.PREDICTIONS, index=False, float_format="%.6f")
     test = table[table["split"] == splits.TEST]
     _write_table(metrics.by_class(test, data.labels), "classes.csv")

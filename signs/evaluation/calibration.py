@@ -1,10 +1,9 @@
-"""Calibration: temperature, thresholds, expected calibration error, intervals."""
+"""Calibration: temperature, thresholds, expected calibration error."""
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
-from scipy.stats import binomtest
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
@@ -60,11 +59,3 @@ def coverage_threshold(scores: Floats, coverage: float) -> float:
     """The highest score that at least this share of the images, 0 to 1, reaches."""
     needed = max(1, int(np.ceil(coverage * len(scores) - 1e-9)))
     return float(np.sort(scores)[-needed])
-
-
-def wilson_interval(successes: int, total: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson 1927), right also near 0 and 1; (0, 1) for none."""
-    if total == 0:
-        return 0.0, 1.0
-    low, high = binomtest(successes, total).proportion_ci(method="wilson")
-    return float(low), float(high)

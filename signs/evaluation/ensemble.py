@@ -31,7 +31,7 @@ def measure(
     labels, test = samples["label"].to_numpy(), (samples["split"] == splits.TEST).to_numpy()
     temperature = calibration.fit_temperature(logits[~test], labels[~test])
     result: dict[str, float] = {"classifiers": len(members), "passes": together.passes}
-    result |= metrics.compute(labels[test], logits[test], temperature)
+    result |= metrics.compute(labels[test], logits[test], temperature, samples["group"][test])
     if settings.external_photos:
         rows, external_logits, _ = external.predict(together, settings)
         outside = (rows["label"] == external.OOD).to_numpy()

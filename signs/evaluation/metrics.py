@@ -6,21 +6,26 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from signs.evaluation import calibration
+from signs.evaluation import calibration, intervals
 from signs.inference.classifier import Classifier, Logits, probabilities
 
 Labels = npt.NDArray[np.int64]
 
 
-def compute(labels: Labels, logits: Logits, temperature: float) -> dict[str, float]:
-    """All metrics of photos, by their true classes (N,) and logits (N, classes).
+def compute(
+    labels: Labels, logits: Logits, temperature: float, group: pd.Series
+) -> dict[str, float]:
+    """All metrics of photos, by their true classes (N,), logits (N, classes) and groups (N,).
 
     Averages over classes count the classes that occur; the logits are divided by the temperature.
+    Accuracy has two 95 % intervals: `intervals.by_group`, and, by photo, as if photos of one group
+    were independent.
     """
     calibrated = probabilities(logits, temperature)
     predicted = calibrated.argmax(axis=1)
     correct = predicted == labels
-    low, high = calibration.wilson_interval(int(correct.sum()), len(labels))
+    low, high = intervals.by_group(correct, group)
+    low_by_photo, high_by_photo = intervals.wilson(correct.sum(), len(labels))
     counts = _count(labels, predicted, logits.shape[1])
     counts = counts[counts["test"] > 0]
     top3 = (np.argsort(-logits, axis=1)[:, :3] == labels[:, None]).any(axis=1)
@@ -29,6 +34,8 @@ def compute(labels: Labels, logits: Logits, temperature: float) -> dict[str, flo
         "accuracy": correct.mean(),
         "accuracy_low": low,
         "accuracy_high": high,
+        "accuracy_low_by_photo": low_by_photo,
+        "accuracy_high_by_photo": high_by_photo,
         "balanced_accuracy": (counts["correct"] / counts["test"]).mean(),
         "macro_f1": (2 * counts["correct"] / (counts["test"] + counts["predicted"])).mean(),
         "top3_accuracy": top3.mean(),
@@ -58,7 +65,8 @@ def with_coverage(samples: pd.DataFrame, logits: Logits, model: Classifier) -> d
         "accepted_precision": correct[accepted].mean() if accepted.any() else 1.0,
     }
     groups = {"groups": samples["group"].nunique()} if (samples["group"] != "").any() else {}
-    return groups | compute(labels, logits, model.metadata.temperature) | rounded(shares)
+    found = compute(labels, logits, model.metadata.temperature, samples["group"])
+    return groups | found | rounded(shares)
 
 
 def rounded(metrics: dict[str, Any]) -> dict[str, float]:
@@ -69,12 +77,14 @@ def rounded(metrics: dict[str, Any]) -> dict[str, float]:
 def by_class(test: pd.DataFrame, classes: pd.DataFrame) -> pd.DataFrame:
     """Recall with its 95 % interval, precision and F1 of each class (ClassId, Name).
 
-    The classes are in label order; the test photos have label and predicted_label.
+    The classes are in label order; the test photos have label, predicted_label and group.
     """
     labels, predicted = test["label"].to_numpy(), test["predicted_label"].to_numpy()
     counts = _count(labels, predicted, len(classes))
     shown, hits = counts["test"], counts["correct"]
-    low, high = zip(*map(calibration.wilson_interval, hits, shown), strict=True)
+    rows = [labels == label for label in range(len(classes))]
+    limits = [intervals.by_group(predicted[i] == labels[i], test["group"][i]) for i in rows]
+    low, high = zip(*limits, strict=True)
     precision = (hits / counts["predicted"]).fillna(0.0)
     shares = {"recall": hits / shown, "recall_low": low, "recall_high": high}
     shares |= {"precision": precision, "f1": 2 * hits / (shown + counts["predicted"])}

@@ -89,7 +89,8 @@ class Classifier:
             ) from error
         if not classes == len(metadata.class_ids) == len(metadata.names):
             raise ClassifierError(
-                f"{folder / MODEL} has {classes} classes, {METADATA} names {len(metadata.names)}."
+                f"{folder / MODEL} has {classes} classes, {METADATA} has "
+                f"{len(metadata.class_ids)} class ids and {len(metadata.names)} names."
             )
 
     @property

@@ -10,8 +10,10 @@ from signs.inference.classifier import Classifier, ClassifierError
 from signs.paths import CLASSIFIER
 
 
-def classifier_of(revision: str, repository: str = ".") -> Classifier:
+def classifier_of(revision: str, repository: str = ".", threads: int = 0) -> Classifier:
     """The classifier that the dvc.lock of a commit, branch, tag or experiment names.
+
+    `threads` as `Classifier` has them.
 
     Raises:
         UserError: it is missing or damaged.
@@ -28,7 +30,7 @@ def classifier_of(revision: str, repository: str = ".") -> Classifier:
                 "do not see; `dvc exp pull` or `dvc fetch` brings their files."
             ) from error
         try:
-            return Classifier(target)
+            return Classifier(target, threads)
         except ClassifierError as error:
             raise UserError(
                 f"the classifier of {revision!r} cannot be used; train it again with the present "

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from signs.evaluation.calibration import ECE_BINS as BINS
-from signs.evaluation.calibration import Bools, Floats, Ints, wilson_interval
+from signs.evaluation.intervals import Bools, Floats, Ints, wilson
 from signs.reporting import style
 from signs.reporting.style import BLUE, DARK, FAINT, GREY, LIGHT, MIDDLE, RED
 
@@ -77,7 +77,7 @@ def plot_reliability(
         ):
             panels[0].set_title(f"{when} temperature scaling: ECE {error:.4f}")
             _reliability(panels[0], panels[1], confidence, correct, colour)
-        grid[0, 0].set_ylabel("share of right answers, with 95 % interval")
+        grid[0, 0].set_ylabel("share of right answers, 95 % interval by photo")
         grid[1, 0].set_ylabel("photos")
 
 
@@ -87,7 +87,7 @@ def _reliability(upper: Axes, lower: Axes, confidence: Floats, correct: Bools, c
     filled = total > 0
     right = np.bincount(place, correct.astype(float), BINS)[filled]
     mean = np.bincount(place, confidence, BINS)[filled] / total[filled]
-    low, high = np.array(list(map(wilson_interval, right.astype(int), total[filled]))).T
+    low, high = np.array(list(map(wilson, right, total[filled]))).T
     share = right / total[filled]
     upper.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=DASHED)
     spread = np.maximum(0, [share - low, high - share])
@@ -145,7 +145,7 @@ def plot_recall(classes: pd.DataFrame, path: Path) -> None:
         style.head(
             figure,
             "Recall: share of each class’s test photos that were recognised",
-            "Line: Wilson 95 % interval. Right: recognised of tested photos.",
+            "Line: 95 % interval, by groups of photos. Right: recognised of tested photos.",
         )
 
 

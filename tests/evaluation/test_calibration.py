@@ -103,21 +103,3 @@ def test_coverage_threshold_is_the_highest_that_suffices(
     found = calibration.coverage_threshold(values, coverage)
     assert (values >= found).mean() >= coverage - 1e-9
     assert (values > found).mean() < coverage
-
-
-# Intervals.
-
-
-@pytest.mark.parametrize(
-    ("successes", "total", "low", "high"),
-    [
-        (81, 263, 0.2553, 0.3662),  # these four: Newcombe 1998, table I, method 3
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-        (10, 10, 0.7225, 1.0),
-        (0, 0, 0.0, 1.0),
-    ],
-)
-def test_wilson_interval(successes: int, total: int, low: float, high: float) -> None:
-    assert calibration.wilson_interval(successes, total) == pytest.approx((low, high), abs=6e-5)

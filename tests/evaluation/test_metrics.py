@@ -16,11 +16,12 @@ RNG = np.random.default_rng(3)
 LABELS = RNG.choice(4, 300, p=[0.5, 0.3, 0.15, 0.05])
 LOGITS = (RNG.normal(size=(300, 5)) + 1.2 * np.eye(5)[LABELS]).astype(np.float32)
 PREDICTED = LOGITS.argmax(axis=1)
+ALONE = pd.Series([""] * 300)
 CLASSES = pd.DataFrame({"ClassId": [5, 7, 9, 11, 30], "Name": ["Stop", "Yield", "Horn", "A", "B"]})
 
 
 def test_metrics_equal_scikit_learns() -> None:
-    found = metrics.compute(LABELS, LOGITS, temperature=2.0)
+    found = metrics.compute(LABELS, LOGITS, 2.0, ALONE)
     present, every = [0, 1, 2, 3], range(5)
     recalls = sklearn.metrics.recall_score(LABELS, PREDICTED, labels=present, average=None)
     f1 = sklearn.metrics.f1_score(LABELS, PREDICTED, labels=present, average="macro")
@@ -38,7 +39,7 @@ def test_metrics_equal_scikit_learns() -> None:
 
 
 def test_balanced_accuracy_equals_scikit_learns_where_all_classes_occur() -> None:
-    found = metrics.compute(LABELS, LOGITS[:, :4], temperature=1.0)["balanced_accuracy"]
+    found = metrics.compute(LABELS, LOGITS[:, :4], 1.0, ALONE)["balanced_accuracy"]
     predicted = LOGITS[:, :4].argmax(axis=1)
     expected = sklearn.metrics.balanced_accuracy_score(LABELS, predicted)
     assert found == pytest.approx(expected, abs=1e-5)
@@ -48,14 +49,38 @@ def test_calibration_error_by_hand() -> None:
     """Each confidence is alone in its bin but the two of 0.6, of which one is right."""
     shares = [[0.8, 0.1, 0.1], [0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.3, 0.6, 0.1], [0.5, 0.2, 0.3]]
     logits = np.log(shares).astype(np.float32)
-    found = metrics.compute(np.array([0, 0, 0, 0, 1]), logits, temperature=1.0)
+    found = metrics.compute(np.array([0, 0, 0, 0, 1]), logits, 1.0, ALONE[:5])
     gaps = 0.2 + 0.3 + abs(1.2 - 1) + 0.5
     assert found["ece"] == found["ece_uncalibrated"] == pytest.approx(gaps / 5, abs=1e-5)
 
 
 def test_the_temperature_changes_only_the_confidence() -> None:
-    sharp, flat = (metrics.compute(LABELS, LOGITS, t) for t in (1.0, 4.0))
+    sharp, flat = (metrics.compute(LABELS, LOGITS, t, ALONE) for t in (1.0, 4.0))
     assert {name for name in sharp if sharp[name] != flat[name]} == {"log_loss", "ece"}
+
+
+def test_intervals_are_by_group_and_by_photo() -> None:
+    """Each photo is there ten times, so there are a tenth as many observations."""
+    labels, logits = np.repeat(LABELS, 10), np.repeat(LOGITS, 10, axis=0)
+    group = pd.Series(np.repeat(np.arange(300), 10))
+    single, tenfold = (
+        metrics.compute(LABELS, LOGITS, 1.0, ALONE),
+        metrics.compute(labels, logits, 1.0, group),
+    )
+    for end in ("low", "high"):
+        assert tenfold[f"accuracy_{end}"] == pytest.approx(single[f"accuracy_{end}"], abs=0.005)
+        gap, narrow = (
+            abs(tenfold[f"accuracy_{end}{by}"] - tenfold["accuracy"]) for by in ("", "_by_photo")
+        )
+        assert gap == pytest.approx(narrow * 10**0.5, rel=0.1)
+    test = pd.DataFrame({"label": LABELS, "predicted_label": PREDICTED, "group": ""})
+    frames = pd.DataFrame(
+        {"label": labels, "predicted_label": logits.argmax(axis=1), "group": group}
+    )
+    ends = ["recall_low", "recall_high"]
+    expected = metrics.by_class(test, CLASSES)[ends].to_numpy()
+    found = metrics.by_class(frames, CLASSES)[ends].to_numpy()
+    assert found[:4] == pytest.approx(expected[:4], abs=0.03)
 
 
 def test_coverage_of_a_classifier(tmp_path: Path) -> None:
@@ -73,7 +98,7 @@ def test_coverage_of_a_classifier(tmp_path: Path) -> None:
 
 def test_by_class_equals_scikit_learns() -> None:
     table = metrics.by_class(
-        pd.DataFrame({"label": LABELS, "predicted_label": PREDICTED}), CLASSES
+        pd.DataFrame({"label": LABELS, "predicted_label": PREDICTED, "group": ""}), CLASSES
     ).set_index("class_id")
     precision, recall, f1, count = sklearn.metrics.precision_recall_fscore_support(
         LABELS, PREDICTED, labels=range(5), zero_division=0

@@ -121,7 +121,9 @@ def test_a_model_that_is_not_the_one_described(
 @pytest.mark.parametrize(("ids", "names"), [(3, 3), (5, 5), (4, 3), (3, 4)])
 def test_a_wrong_number_of_classes(ids: int, names: int, tmp_path: Path) -> None:
     write(tmp_path, class_ids=list(range(ids)), names=[f"sign {i}" for i in range(names)])
-    assert f"has 4 classes, classifier.json names {names}" in refusal(tmp_path)
+    assert f"has 4 classes, classifier.json has {ids} class ids and {names} names" in refusal(
+        tmp_path
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"null", b'{"version": "1"}'])

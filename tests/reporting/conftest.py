@@ -22,6 +22,7 @@ NAMES = [EVIL, "Stop", "a|b"]
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]  # of the photos of each class
 TEST = {"images": 1234, "classes": 2, "groups": 99, "accuracy": 0.98765, "accuracy_low": 0.97}
 TEST |= {"accuracy_high": 0.995, "balanced_accuracy": 0.98, "macro_f1": 0.975, "log_loss": 0.05}
+TEST |= {"accuracy_low_by_photo": 0.981, "accuracy_high_by_photo": 0.992}
 TEST |= {"top3_accuracy": 0.999, "ece": 0.0061, "ece_uncalibrated": 0.03}
 TEST |= {"accepted": 0.99, "accepted_precision": 0.997}
 TEST |= {"ood_images": 1203, "ood_rejection_rate": 0.42, "ood_rejection_at_99": 0.5}
