@@ -232,7 +232,13 @@ class Gate(Block):
     max_recall_drop: Fraction
     min_class_photos: Count
     max_ece: Fraction
+    min_accepted_precision: Fraction
+    max_accepted_drop: Fraction
+    max_ood_rejection_drop: Fraction
+    max_ood_fpr95_rise: Fraction
+    max_corrupted_drop: Fraction
     max_latency_ratio: Annotated[float, Field(ge=1)]
+    max_p99_ratio: Annotated[float, Field(ge=1)]
     max_model_mb: Positive
 
 

@@ -7,6 +7,7 @@ has met, as its classes or as auxiliary outliers in training. Capitals in names 
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -45,15 +46,23 @@ def measure(model: Classifier, test_logits: Logits, settings: Evaluate) -> Resul
 
 
 def predict(model: Model, settings: Evaluate) -> tuple[pd.DataFrame, Logits, str]:
-    """What a classifier or an ensemble predicts for photos of the external test set.
-
-    If the set has test photos of its own, only those are used, whatever `external_tracks` says.
-    Known and OOD photos are chosen at random, as many of each class as far as there are enough.
+    """What a classifier or an ensemble predicts for the photos that `choose` gives.
 
     Returns:
         One row a photo: file, group (its track), name (of what it shows), label (of the
         network's class, or `OOD`); its logits, float32 (N, classes); and which part of
         the set was used: "all photos", "test photos", "odd tracks" or "even tracks".
+    """
+    folder, table, part = choose(settings, model.metadata)
+    rows, logits = predict_table(model, folder, table, settings.batch_size)
+    return rows[["file", "group", "name", "label"]].reset_index(drop=True), logits, part
+
+
+def choose(settings: Evaluate, metadata: Metadata) -> tuple[Path, pd.DataFrame, str]:
+    """Folder, photos and used part of the external test set, for a network with this metadata.
+
+    If the set has test photos of its own, only those are used, whatever `external_tracks` says.
+    Known and OOD photos are chosen at random, as many of each class as far as there are enough.
 
     Raises:
         UserError: the set has no such tracks, numbers for names, or no photo that can be read,
@@ -70,7 +79,7 @@ def predict(model: Model, settings: Evaluate) -> tuple[pd.DataFrame, Logits, str
     else:
         table, part = _half(table, settings), f"{settings.external_tracks} tracks"
     table = table.assign(name=table["class_id"].map(dataset.names))
-    table = _with_labels(table, model.metadata, name).sample(frac=1, random_state=0)
+    table = with_labels(table, metadata, name).sample(frac=1, random_state=0)
     # One of each class, then a second of each: a small number still shows all classes.
     table = table.iloc[np.argsort(table.groupby("class_id").cumcount(), kind="stable")]
     table = table.groupby(table["label"] == OOD).head(count)
@@ -79,8 +88,7 @@ def predict(model: Model, settings: Evaluate) -> tuple[pd.DataFrame, Logits, str
             f"evaluate.external_set: all classes of {name!r} were auxiliary outliers in training, "
             "so nothing can be evaluated with them."
         )
-    rows, logits = predict_table(model, dataset.folder, table, settings.batch_size)
-    return rows[["file", "group", "name", "label"]].reset_index(drop=True), logits, part
+    return dataset.folder, table, part
 
 
 def _half(table: pd.DataFrame, settings: Evaluate) -> pd.DataFrame:
@@ -95,8 +103,8 @@ def _half(table: pd.DataFrame, settings: Evaluate) -> pd.DataFrame:
     return half
 
 
-def _with_labels(table: pd.DataFrame, metadata: Metadata, name: str) -> pd.DataFrame:
-    """The rows of the network's classes and of OOD classes, with the column `label`."""
+def with_labels(table: pd.DataFrame, metadata: Metadata, name: str) -> pd.DataFrame:
+    """The rows of the network's classes and of OOD classes, by `name`, with the column `label`."""
     names = table["name"].str.casefold()
     known = pd.Series(metadata.names).str.casefold()
     label = names.map(dict(zip(known, known.index, strict=True))).fillna(OOD).astype(int)

@@ -29,9 +29,8 @@ def wilson(successes: float, total: float) -> tuple[float, float]:
 
 def group_numbers(group: pd.Series) -> Ints:
     """A number for each photo's group, from 0; a photo whose group is "" is a group of its own."""
-    names = group.astype(str).reset_index(drop=True)
-    numbers: Ints = pd.factorize(names.mask(names == "", "alone " + names.index.astype(str)))[0]
-    return numbers
+    names = [name or f"alone {row}" for row, name in enumerate(group.astype(str))]
+    return np.unique(names, return_inverse=True)[1]
 
 
 def by_group(correct: Bools, group: pd.Series) -> tuple[float, float]:
@@ -50,7 +49,7 @@ def by_group(correct: Bools, group: pd.Series) -> tuple[float, float]:
     return min(lows), max(highs)
 
 
-def bootstrap(right: Floats, photos: Ints) -> tuple[float, float]:
+def bootstrap(right: npt.ArrayLike, photos: npt.ArrayLike) -> tuple[float, float]:
     """95 % interval of sum(right) / sum(photos), each (G,): groups are drawn with replacement.
 
     The cluster bootstrap's percentile interval: C. A. Field and A. H. Welsh, "Bootstrapping

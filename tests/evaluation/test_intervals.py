@@ -27,7 +27,7 @@ def test_wilson(successes: int, total: int, low: float, high: float) -> None:
 
 def test_a_photo_without_a_group_is_its_own() -> None:
     assert intervals.group_numbers(pd.Series(["a", "", "a", "", "b"])).tolist() == [0, 1, 0, 2, 3]
-    assert intervals.group_numbers(pd.Series([7, 7, 2], index=[9, 9, 1])).tolist() == [0, 0, 1]
+    assert intervals.group_numbers(pd.Series([2, 2, 7], index=[9, 9, 1])).tolist() == [0, 0, 1]
 
 
 def test_bootstrap_of_three_groups_equals_all_27_draws() -> None:

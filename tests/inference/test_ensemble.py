@@ -9,6 +9,7 @@ import pytest
 
 from signs import commands
 from signs.errors import UserError
+from signs.inference import revisions
 from signs.inference.classifier import METADATA, Classifier, Metadata
 from signs.inference.ensemble import Ensemble, fetch
 from signs.paths import CLASSIFIER
@@ -102,6 +103,11 @@ def metadata(tmp_path: Path) -> Metadata:
 def test_the_classifier_of_a_branch_joins(repository: Path, metadata: Metadata) -> None:
     (member,) = fetch(["today"], metadata, str(repository))
     assert member.metadata == metadata
+
+
+def test_the_classifier_of_a_branch_runs_on_as_many_threads(repository: Path) -> None:
+    model = revisions.classifier_of("today", str(repository), threads=1)
+    assert model._session.get_session_options().intra_op_num_threads == 1
 
 
 @pytest.mark.parametrize(

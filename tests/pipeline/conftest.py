@@ -36,6 +36,13 @@ TINY = {
     "train.compact.steps_per_epoch": 4,
     "train.compact.batch_size": 8,
     "train.compact.synthetic_share": 0.0,
+    # Four test photos prove nothing, nor does a busy machine.
+    "gate.min_accepted_precision": 0.0,
+    "gate.max_accepted_drop": 1.0,
+    "gate.max_ood_rejection_drop": 1.0,
+    "gate.max_ood_fpr95_rise": 1.0,
+    "gate.max_corrupted_drop": 1.0,
+    "gate.max_p99_ratio": 1000.0,
 }
 
 # Every Python process notes its command, and whether it imports TensorFlow.
