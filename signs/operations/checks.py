@@ -15,6 +15,7 @@ from signs import params
 from signs.evaluation import calibration, intervals
 
 Floats = npt.NDArray[np.floating]
+Tables = Sequence[pd.DataFrame]  # of the challenger and, if there is one, of the champion
 
 HIGHER, LOWER = "higher", "lower"
 LEAKS = ("exact", "group", "near")
@@ -44,52 +45,50 @@ def of_files(audit: dict[str, Any], megabytes: float, settings: params.Params) -
     ]
 
 
-def of_predictions(
-    now: pd.DataFrame, before: pd.DataFrame | None, names: dict[int, str], limits: params.Gate
-) -> list[Check]:
+def of_predictions(tables: Tables, names: dict[int, str], limits: params.Gate) -> list[Check]:
     """Accuracy, recall, calibration and acceptance on the test photos.
 
-    One row a photo, the same ones in both tables: class_id, group, correct, confidence, accepted.
+    One row a photo, the same ones in all tables: class_id, group, correct, confidence, accepted.
     """
-    photos, tables = _count(now), [now] if before is None else [now, before]
+    photos, least = _count(tables[0]), limits.min_accepted_precision
     ece, precision = (list(map(measure, tables)) for measure in (_ece, _accepted_precision))
-    least = limits.min_accepted_precision
     checks = [
         _limited("calibration (ECE)", photos, ece, LOWER, limits.max_ece),
         _limited("precision of the accepted", photos, precision, HIGHER, least),
     ]
-    if before is None:
+    if len(tables) == 1:
         return checks
     share = [table["accepted"].mean() for table in tables]
     accepted = _compared("share accepted", photos, share, HIGHER, limits.max_accepted_drop)
-    return [_accuracy(now, before, limits), _recall(now, before, names, limits), *checks, accepted]
+    return [_accuracy(tables, limits), _recall(tables, names, limits), *checks, accepted]
 
 
-def of_ood(now: dict[str, float], before: dict[str, float], limits: params.Gate) -> list[Check]:
-    """Rejection of out-of-distribution photos, as `ood.summarize` gives it for the same photos."""
-    photos = f"{now['ood_images']:,} OOD photos"
-    rate, fpr = ([now[key], before[key]] for key in ("ood_rejection_rate", "ood_fpr95"))
+def of_ood(found: Sequence[dict[str, float]], limits: params.Gate) -> list[Check]:
+    """Rejection of out-of-distribution photos: `ood.summarize` of both for the same photos."""
+    photos = f"{found[0]['ood_images']:,} OOD photos"
+    rate, fpr = ([one[key] for one in found] for key in ("ood_rejection_rate", "ood_fpr95"))
     return [
         _compared("OOD rejection rate", photos, rate, HIGHER, limits.max_ood_rejection_drop),
         _compared("OOD FPR at 95 % TPR", photos, fpr, LOWER, limits.max_ood_fpr95_rise),
     ]
 
 
-def of_corruptions(now: float, before: float, photos: int, limits: params.Gate) -> Check:
-    """Mean accuracy over all kinds and levels of corruption."""
-    compared_on, limit = f"{photos:,} photos, corrupted", limits.max_corrupted_drop
-    return _compared("corrupted accuracy", compared_on, [now, before], HIGHER, limit)
+def of_corruptions(found: Sequence[float], photos: int, limits: params.Gate) -> Check:
+    """Mean accuracy of both over all kinds and levels of corruption."""
+    on = f"{photos:,} photos, corrupted"
+    return _compared("corrupted accuracy", on, found, HIGHER, limits.max_corrupted_drop)
 
 
-def of_time(now: Floats, before: Floats, limits: params.Gate) -> list[Check]:
-    """Median and 99th percentile of the seconds (N,) that each of the same photos takes."""
-    checks = []
-    quantiles = (("median", 50, limits.max_latency_ratio), ("p99", 99, limits.max_p99_ratio))
-    for name, percent, limit in quantiles:
-        ours, theirs = (float(1000 * np.percentile(some, percent)) for some in (now, before))
-        allowed = f"at most {limit:g} times the champion’s"
-        found = (ours, theirs, LOWER, allowed, ours <= limit * theirs)
-        checks.append(Check(f"time for a photo, {name}, ms", f"{len(now):,} photos", *found))
+def of_time(seconds: Floats, limits: params.Gate) -> list[Check]:
+    """Median and 99th percentile of the seconds (2, N) that each of N photos takes."""
+    checks, on = [], f"{seconds.shape[1]:,} photos"
+    for name, percent, limit in (
+        ("time for a photo, median, ms", 50, limits.max_latency_ratio),
+        ("time for a photo, p99, ms", 99, limits.max_p99_ratio),
+    ):
+        now, before = (1000 * np.percentile(seconds, percent, axis=1)).tolist()
+        allowed, passed = f"at most {limit:g} times the champion’s", now <= limit * before
+        checks.append(Check(name, on, now, before, LOWER, allowed, passed))
     return checks
 
 
@@ -102,41 +101,34 @@ def p_of_loss(gained: Floats | intervals.Ints) -> float:
     """
     # SciPy wants two values at least; a group without a difference changes nothing.
     differences = np.append(gained[gained != 0], [0, 0])
-    result = permutation_test(
-        (differences,),
-        np.sum,
-        permutation_type="samples",
-        alternative="less",
-        vectorized=True,
-        n_resamples=FLIPS,
-        batch=100,
-        rng=np.random.default_rng(0),
-    )
+    one_sided = {"permutation_type": "samples", "alternative": "less", "n_resamples": FLIPS}
+    rng = np.random.default_rng(0)
+    result = permutation_test((differences,), np.sum, **one_sided, batch=100, rng=rng)
     return float(result.pvalue)
 
 
-def _accuracy(now: pd.DataFrame, before: pd.DataFrame, limits: params.Gate) -> Check:
-    difference = now["correct"].astype(int).to_numpy() - before["correct"].to_numpy()
-    p = p_of_loss(np.bincount(intervals.group_numbers(now["group"]), weights=difference))
-    won, lost = (difference > 0).sum(), (difference < 0).sum()
-    compared_on = f"{_count(now)}: {won} photos won, {lost} lost, p = {p:.3g}"
-    found = float(now["correct"].mean()), float(before["correct"].mean())
-    allowed = f"p at least {limits.significance:g}"
-    return Check("accuracy", compared_on, *found, HIGHER, allowed, p >= limits.significance)
+def _accuracy(tables: Tables, limits: params.Gate) -> Check:
+    now, before = (table["correct"].to_numpy(int) for table in tables)
+    p = p_of_loss(np.bincount(intervals.group_numbers(tables[0]["group"]), weights=now - before))
+    won, lost = (now > before).sum(), (now < before).sum()
+    on = f"{_count(tables[0])}: {won} photos won, {lost} lost, p = {p:.3g}"
+    found, allowed = (
+        (float(now.mean()), float(before.mean())),
+        f"p at least {limits.significance:g}",
+    )
+    return Check("accuracy", on, *found, HIGHER, allowed, p >= limits.significance)
 
 
-def _recall(
-    now: pd.DataFrame, before: pd.DataFrame, names: dict[int, str], limits: params.Gate
-) -> Check:
+def _recall(tables: Tables, names: dict[int, str], limits: params.Gate) -> Check:
     """The class that loses most, of those with enough photos."""
-    recall, recall_before = (t.groupby("class_id")["correct"].mean() for t in (now, before))
-    enough = now.groupby("class_id").size() >= limits.min_class_photos
+    now, before = (table.groupby("class_id")["correct"].mean() for table in tables)
+    enough = tables[0].groupby("class_id").size() >= limits.min_class_photos
     if not enough.any():
         return Check("recall of a class", f"no class has {limits.min_class_photos} photos")
-    worst: Any = (recall_before - recall)[enough].idxmax()
-    compared_on = f"{names[worst]}, {_count(now[now['class_id'] == worst])}"
-    found = [recall[worst], recall_before[worst]]
-    return _compared("recall of a class", compared_on, found, HIGHER, limits.max_recall_drop)
+    worst: Any = (before - now)[enough].idxmax()
+    on = f"{names[worst]}, {_count(tables[0][tables[0]['class_id'] == worst])}"
+    found = [now[worst], before[worst]]
+    return _compared("recall of a class", on, found, HIGHER, limits.max_recall_drop)
 
 
 def _ece(table: pd.DataFrame) -> float:
@@ -150,25 +142,21 @@ def _accepted_precision(table: pd.DataFrame) -> float:
 
 
 def _count(table: pd.DataFrame) -> str:
-    groups = len(np.unique(intervals.group_numbers(table["group"])))
+    groups = intervals.group_numbers(table["group"]).max() + 1
     return f"{len(table):,} photos in {groups:,} groups"
 
 
-def _limited(
-    name: str, compared_on: str, found: Sequence[float], better: str, limit: float
-) -> Check:
+def _limited(name: str, on: str, found: Sequence[float], better: str, limit: float) -> Check:
     """A limit of what was found of the challenger, whatever was found of the champion."""
     now, before = map(float, found) if len(found) > 1 else (float(found[0]), None)
     passed, most = (now <= limit, "most") if better == LOWER else (now >= limit, "least")
-    return Check(name, compared_on, now, before, better, f"at {most} {limit:g}", passed)
+    return Check(name, on, now, before, better, f"at {most} {limit:g}", passed)
 
 
-def _compared(
-    name: str, compared_on: str, found: Sequence[float], better: str, loss: float
-) -> Check:
+def _compared(name: str, on: str, found: Sequence[float], better: str, loss: float) -> Check:
     """A limit of how much worse the challenger may be than the champion."""
     now, before = map(float, found)
     worse, side = (before - now, "below") if better == HIGHER else (now - before, "above")
     allowed = f"at most {loss:g} {side} the champion’s"
     # With floats, 0.9 - 0.8 is a little more than 0.1.
-    return Check(name, compared_on, now, before, better, allowed, worse <= loss + 1e-9)
+    return Check(name, on, now, before, better, allowed, worse <= loss + 1e-9)

@@ -53,13 +53,11 @@ def run(arguments: argparse.Namespace) -> int:
     if challenger.metadata.provenance["data"] != data.digest:
         raise UserError(f"{paths.CLASSIFIER} was trained on other data; run `dvc repro` first.")
     champion = None if revision == "none" else revisions.classifier_of(revision, threads=1)
-    test = data.samples[data.samples["split"] == splits.TEST]
     megabytes = (paths.CLASSIFIER / MODEL).stat().st_size / 1e6
-    lines, notes = checks.of_files(_audit(), megabytes, settings), []
-    lines += _compare(challenger, champion, data, test, settings)
-    if not champion:
-        notes = ["There is no champion to compare with."]
-    elif _origin(champion) != _origin(challenger):
+    models = [challenger, champion] if champion else [challenger]
+    lines = [*checks.of_files(_audit(), megabytes, settings), *_compare(models, data, settings)]
+    notes = [] if champion else ["There is no champion to compare with."]
+    if champion and _origin(champion) != _origin(challenger):
         notes = [OTHER_PHOTOS]
     verdict = {
         "passed": all(check.passed for check in lines),
@@ -92,34 +90,29 @@ def _audit() -> dict[str, object]:
 
 
 def _compare(
-    challenger: Classifier,
-    champion: Classifier | None,
-    data: arrays.Prepared,
-    test: pd.DataFrame,
-    settings: params.Params,
+    models: list[Classifier], data: arrays.Prepared, settings: params.Params
 ) -> list[checks.Check]:
-    """All checks that need predictions."""
+    """All checks that need predictions of the challenger and, if there is one, of the champion."""
     folder, evaluate, limits = paths.DATA / data.dataset, settings.evaluate, settings.gate
+    test = data.samples[data.samples["split"] == splits.TEST]
     names = dict(zip(data.labels["ClassId"], data.labels["Name"], strict=True))
-    now, logits = _predict(challenger, folder, test, evaluate.batch_size)
-    if not champion:
-        return checks.of_predictions(now, None, names, limits)
-    before, logits_before = _predict(champion, folder, test, evaluate.batch_size)
-    lines, models = checks.of_predictions(now, before, names, limits), (challenger, champion)
+    predicted = [_predict(model, folder, test, evaluate.batch_size) for model in models]
+    lines = checks.of_predictions([table for table, _ in predicted], names, limits)
+    if len(models) == 1:
+        return lines
     if not evaluate.external_photos:
         lines.append(checks.Check("OOD", "not measured (evaluate.external_photos: 0)"))
-    elif found := _ood(models, (logits, logits_before), evaluate):
-        lines += checks.of_ood(found[0], found[1], limits)
+    elif found := _ood(models, [logits for _, logits in predicted], evaluate):
+        lines += checks.of_ood(found, limits)
     else:
         lines.append(checks.Check("OOD", "not measured: no photo is OOD for both classifiers"))
     if count := evaluate.corruption_photos:
-        new, old = (_corrupted(model, folder, test, count) for model in models)
-        lines.append(checks.of_corruptions(new, old, min(count, len(test)), limits))
+        corrupted = [_corrupted(model, folder, test, count) for model in models]
+        lines.append(checks.of_corruptions(corrupted, min(count, len(test)), limits))
     else:
         reason = "not measured (evaluate.corruption_photos: 0)"
         lines.append(checks.Check("corrupted accuracy", reason))
-    new_seconds, old_seconds = _seconds(models, folder, test)
-    return [*lines, *checks.of_time(new_seconds, old_seconds, limits)]
+    return lines + checks.of_time(_seconds(models, folder, test), limits)
 
 
 def _predict(
@@ -133,7 +126,7 @@ def _predict(
 
 
 def _ood(
-    models: tuple[Classifier, Classifier], known: tuple[Logits, Logits], settings: params.Evaluate
+    models: list[Classifier], known: list[Logits], settings: params.Evaluate
 ) -> list[dict[str, float]]:
     """`ood.summarize` of each classifier for photos that are OOD for both; none if there are none.
 
@@ -157,9 +150,7 @@ def _corrupted(classifier: Classifier, folder: Path, test: pd.DataFrame, count: 
     return float(robustness.measure(classifier, folder, test, count)[0]["accuracy"].mean())
 
 
-def _seconds(
-    models: tuple[Classifier, Classifier], folder: Path, test: pd.DataFrame
-) -> checks.Floats:
+def _seconds(models: list[Classifier], folder: Path, test: pd.DataFrame) -> checks.Floats:
     """Seconds of each classifier for each of some photos, decoded already: (2, N).
 
     The two take turns. The fastest of `ROUNDS` counts, so that other work on the machine does not.

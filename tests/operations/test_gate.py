@@ -43,8 +43,8 @@ def predictions() -> pd.DataFrame:
     return table.assign(confidence=np.where(table["accepted"], 1.0, 0.5))
 
 
-def refused(now: pd.DataFrame, before: pd.DataFrame | None = None) -> list[str]:
-    found = checks.of_predictions(now, before, NAMES_OF, GATE)
+def refused(*tables: pd.DataFrame) -> list[str]:
+    found = checks.of_predictions(tables, NAMES_OF, GATE)
     return [check.name for check in found if not check.passed]
 
 
@@ -97,14 +97,14 @@ def test_predictions(spoil: Callable[[pd.DataFrame], None], names: list[str]) ->
 def test_a_line_says_what_was_compared() -> None:
     now, before = predictions(), predictions()
     wrong_in_one_class(now)
-    accuracy, recall, *_ = checks.of_predictions(now, before, NAMES_OF, GATE)
+    accuracy, recall, *_ = checks.of_predictions([now, before], NAMES_OF, GATE)
     assert (accuracy.challenger, accuracy.champion) == pytest.approx((364 / 400, 0.95))
     assert accuracy.compared_on == "400 photos in 100 groups: 0 photos won, 16 lost, p = 0.0625"
     assert recall.compared_on == "Red, 100 photos in 25 groups"
     assert (recall.challenger, recall.champion) == pytest.approx((0.79, 0.95))
     assert (recall.better, recall.allowed) == ("higher", "at most 0.1 below the champion’s")
     few = GATE.model_copy(update={"min_class_photos": 101})
-    recall = checks.of_predictions(now, before, NAMES_OF, few)[1]
+    recall = checks.of_predictions([now, before], NAMES_OF, few)[1]
     assert (recall.passed, recall.compared_on) == (True, "no class has 101 photos")
 
 
@@ -116,7 +116,7 @@ def test_photos_of_one_sign_are_no_evidence_of_their_own() -> None:
     for size, passed in ((1, False), (30, True)):
         group = before.index // size
         pair = now.assign(group=group), before.assign(group=group)
-        assert checks.of_predictions(*pair, NAMES_OF, GATE)[0].passed == passed
+        assert checks.of_predictions(pair, NAMES_OF, GATE)[0].passed == passed
 
 
 @pytest.mark.parametrize(
@@ -129,17 +129,17 @@ def test_photos_of_one_sign_are_no_evidence_of_their_own() -> None:
 )
 def test_ood(change: dict[str, float], name: str | None) -> None:
     before = {"ood_images": 1234, "ood_rejection_rate": 0.9, "ood_fpr95": 0.1}
-    found = checks.of_ood(before | change, before, GATE)
+    found = checks.of_ood([before | change, before], GATE)
     assert [check.name for check in found if not check.passed] == ([name] if name else [])
     assert found[0].compared_on == "1,234 OOD photos"
-    assert all(check.passed for check in checks.of_ood(before, before | change, GATE))
+    assert all(check.passed for check in checks.of_ood([before, before | change], GATE))
 
 
 def test_a_loss_of_exactly_the_limit_is_allowed() -> None:
     limits = GATE.model_copy(update={"max_corrupted_drop": 0.1})
-    assert checks.of_corruptions(0.8, 0.9, 200, limits).passed
-    assert not checks.of_corruptions(0.799, 0.9, 200, limits).passed
-    assert checks.of_corruptions(1.0, 0.5, 200, limits).passed
+    assert checks.of_corruptions([0.8, 0.9], 200, limits).passed
+    assert not checks.of_corruptions([0.799, 0.9], 200, limits).passed
+    assert checks.of_corruptions([1.0, 0.5], 200, limits).passed
 
 
 def test_time() -> None:
@@ -147,7 +147,7 @@ def test_time() -> None:
     slow, sometimes_slow = before * 1.6, before.copy()
     sometimes_slow[:6] = 0.0025
     for seconds, name in ((before, None), (slow, "median"), (sometimes_slow, "p99")):
-        median, p99 = checks.of_time(seconds, before, GATE)
+        median, p99 = checks.of_time(np.array([seconds, before]), GATE)
         assert (median.passed, p99.passed) == (name != "median", name != "p99")
     assert (p99.challenger, p99.champion) == pytest.approx((2.5, 1.0))
 
