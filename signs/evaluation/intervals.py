@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.stats import binomtest
 
 Ints = npt.NDArray[np.integer]
 Floats = npt.NDArray[np.floating]
@@ -12,19 +13,16 @@ RESAMPLES = 10_000
 FEW_GROUPS = 10
 
 
-def wilson(successes: float, total: float) -> tuple[float, float]:
+def wilson(successes: int, total: int) -> tuple[float, float]:
     """95 % interval of a proportion of independent trials; (0, 1) for none.
 
     E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference" (JASA 22,
     1927): right also near 0 and 1.
     """
-    if not total:
+    if total == 0:
         return 0.0, 1.0
-    z = 1.959964  # of the normal distribution, 95 % lies within as many standard deviations
-    middle = successes + z**2 / 2
-    half = z * np.sqrt(successes * (total - successes) / total + z**2 / 4)
-    low, high = (middle - half) / (total + z**2), (middle + half) / (total + z**2)
-    return max(0.0, float(low)), min(1.0, float(high))
+    low, high = binomtest(successes, total).proportion_ci(method="wilson")
+    return float(low), float(high)
 
 
 def group_numbers(group: pd.Series) -> Ints:
@@ -38,14 +36,15 @@ def by_group(correct: Bools, group: pd.Series) -> tuple[float, float]:
 
     Photos of one group tend to be right or wrong together, so `bootstrap` draws groups. It fails
     with few groups (here: fewer than `FEW_GROUPS`), or if all have the same accuracy. Then this is
-    Wilson's interval for as many trials as there are groups. It always contains the interval of
+    Wilson's interval for as many trials as there are groups. Else it contains the interval of
     independent photos.
     """
     number = group_numbers(group)
     photos, right = np.bincount(number), np.bincount(number, weights=correct)
     if len(photos) < FEW_GROUPS or np.ptp(right / photos) == 0:
-        return wilson(len(photos) * float(correct.mean()) if len(correct) else 0, len(photos))
-    lows, highs = zip(wilson(correct.sum(), len(correct)), bootstrap(right, photos), strict=True)
+        return wilson(round(len(photos) * correct.mean()) if len(correct) else 0, len(photos))
+    by_photo = wilson(int(correct.sum()), len(correct))
+    lows, highs = zip(by_photo, bootstrap(right, photos), strict=True)
     return min(lows), max(highs)
 
 

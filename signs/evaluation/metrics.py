@@ -25,7 +25,7 @@ def compute(
     predicted = calibrated.argmax(axis=1)
     correct = predicted == labels
     low, high = intervals.by_group(correct, group)
-    low_by_photo, high_by_photo = intervals.wilson(correct.sum(), len(labels))
+    low_by_photo, high_by_photo = intervals.wilson(int(correct.sum()), len(labels))
     counts = _count(labels, predicted, logits.shape[1])
     counts = counts[counts["test"] > 0]
     top3 = (np.argsort(-logits, axis=1)[:, :3] == labels[:, None]).any(axis=1)

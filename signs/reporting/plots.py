@@ -85,7 +85,7 @@ def _reliability(upper: Axes, lower: Axes, confidence: Floats, correct: Bools, c
     place = np.clip((confidence * BINS).astype(int), 0, BINS - 1)
     total = np.bincount(place, minlength=BINS)
     filled = total > 0
-    right = np.bincount(place, correct.astype(float), BINS)[filled]
+    right = np.bincount(place[correct], minlength=BINS)[filled]
     mean = np.bincount(place, confidence, BINS)[filled] / total[filled]
     low, high = np.array(list(map(wilson, right, total[filled]))).T
     share = right / total[filled]
