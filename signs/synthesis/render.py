@@ -22,6 +22,7 @@ from signs.params import Range, Synthesize
 from signs.synthesis.svg import Floats, pyramid, templates_of
 
 NO_SIGN = 1000
+UPSIDE_DOWN = 2000  # + the class of the sign
 RANDOM_NUMBERS = 2**20
 
 SQUARE = (-1, -1), (1, -1), (1, 1), (-1, 1)
@@ -59,7 +60,8 @@ class Dice(random.Random):
 def render(settings: Synthesize, labels: str, class_id: int, index: int) -> bytes:
     """One photo of a sign as a JPEG file, the same for the same arguments.
 
-    Class `NO_SIGN` is a background, with an edge of some sign perhaps.
+    Class `NO_SIGN` is a background, with an edge of some sign perhaps. Classes from `UPSIDE_DOWN`
+    on are signs that hang the wrong way up.
     """
     dice = Dice(f"{settings.seed} {class_id} {index}")
     # A car sees a sign grow.
@@ -67,8 +69,11 @@ def render(settings: Synthesize, labels: str, class_id: int, index: int) -> byte
     light = dice.logarithmic(settings.brightness)  # grey level of white paint
     scene = _background(settings, dice, labels, side, light)
     if class_id != NO_SIGN:
-        template = dice.one_of(templates_of(labels)[class_id])
-        scene = _paint(settings, dice, scene, template, _corners(settings, dice, side), light)
+        template = dice.one_of(templates_of(labels)[class_id % UPSIDE_DOWN])
+        corners = _corners(settings, dice, side)
+        if class_id >= UPSIDE_DOWN:
+            corners = np.roll(corners, 2, axis=0)
+        scene = _paint(settings, dice, scene, template, corners, light)
     if dice.random() < settings.occlusion:
         scene = _occlude(dice, scene, light)
     scene = cv2.multiply(scene, _as_colour(_shade(settings, dice, side)))

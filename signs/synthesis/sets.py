@@ -32,9 +32,10 @@ def plan(settings: Synthesize, labels: str) -> dict[str, SyntheticSet]:
     """The sets to render for a label set: folder under data/ → what its archive shows.
 
     `synthetic` shows the classes of the label set. The classes of the other label sets are
-    divided between `auxiliary_outliers` (beside photos of no sign at all), to train with, and
-    `ood`, to evaluate with, in turns of `FAMILY`: label sets list similar signs one after the
-    other, and a sign is not out of distribution if a similar one was an outlier in training.
+    divided between `auxiliary_outliers` (beside photos of no sign at all and of signs upside down),
+    to train with, and `ood`, to evaluate with, in turns of `FAMILY`: label sets list similar signs
+    one after the other, and a sign is not out of distribution if a similar one was an outlier in
+    training.
     """
     names = _names(labels)
     known = {name.casefold() for name in names.values()}
@@ -47,6 +48,11 @@ def plan(settings: Synthesize, labels: str) -> dict[str, SyntheticSet]:
     outliers = [entry for place, entry in enumerate(foreign) if place // FAMILY % 2 == 0]
     ood = [entry for place, entry in enumerate(foreign) if place // FAMILY % 2]
     outliers.insert(0, ((labels, render.NO_SIGN), "No sign"))
+    outliers += [
+        ((labels, render.UPSIDE_DOWN + class_id), "Sign upside down")
+        for class_id, templates in svg.templates_of(labels).items()
+        if not any(map(svg.is_symmetric, templates))
+    ]
     own = {class_id: (labels, class_id) for class_id in svg.templates_of(labels)}
     sets = {"synthetic": SyntheticSet(settings, own, names)}
     for folder, entries, count in (

@@ -64,6 +64,13 @@ def rasterize(path: Path, side: int = SIDE) -> Image:
     return image.astype(np.uint8, copy=False)
 
 
+def is_symmetric(template: Path) -> bool:
+    """Whether a sign looks the same upside down."""
+    small = pyramid(template)[-2]
+    # Grey levels. A slash turned round is the same but for its edges: 0.2; "50" is not: 4 and more.
+    return bool(np.abs(small - np.rot90(small, 2)).mean() < 1)
+
+
 @cache
 def pyramid(template: Path) -> list[Floats]:
     """A template at full side, half, quarter and eighth; alpha in 0..1, colours multiplied by it.
