@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ from PIL import Image
 
 from signs import MAX_PIXELS
 from signs.data import images
-from signs.data.images import TRAILING_BYTES, ImageError, decode, prepare, thumbnail
+from signs.data.images import MAX_PARTS, ImageError, decode, prepare, thumbnail
 from signs.params import ImageSettings
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +57,26 @@ def make_settings(**changes: object) -> ImageSettings:
 # decode: what is an image
 
 
+# The film of a motion photo. By chance it holds JPEG's end marker, too.
+FILM = b"\0\0\0\x18ftypmp42" + np.random.default_rng(2).bytes(200_000)
+assert b"\xff\xd9" in FILM[:-1024]
+BARE_EXIF = b"Exif\0\0II*\0\x08\0\0\0" + bytes(6)
+
+
+def with_thumbnail() -> bytes:
+    """A JPEG whose EXIF entry holds a JPEG, as cameras write it."""
+    small = encode(quarters(16, 16), "JPEG")
+    return encode(noise(), "JPEG", exif=BARE_EXIF + small)
+
+
+def test_the_first_photo_of_a_panorama_is_read():
+    first, second = quarters(), noise()
+    content = encode(first, "MPO", save_all=True, append_images=[second], quality=95)
+    assert content.count(b"\xff\xd8\xff") == 2
+    for whole in (content, content[:-100]):  # the second photo may be cut
+        assert np.abs(decode(whole).astype(int) - as_rgb(first)).mean() < 12
+
+
 @pytest.mark.parametrize(
     ("image", "kind", "options", "tolerance"),
     [
@@ -77,8 +98,9 @@ def test_formats(image, kind, options, tolerance):
     assert decoded.dtype == np.uint8
     assert decoded.shape == (32, 48, 3)
     assert np.abs(decoded.astype(int) - as_rgb(image)).mean() <= tolerance
-    # Some cameras append a few bytes.
+    # Some cameras append something.
     assert (decode(content + bytes(500)) == decoded).all()
+    assert (decode(content + FILM) == decoded).all()
 
 
 def test_16_bit_photos_keep_their_brightness_and_colour():
@@ -143,24 +165,51 @@ def test_truncated_files_are_refused(kind):
             decode(content[:length])
 
 
+@pytest.mark.parametrize("after", [b"", FILM, encode(quarters(), "JPEG")])
 @pytest.mark.parametrize(
     ("side", "kind", "options", "missing"),
     # All pixels may be there, or a progressive file's coarse ones: still not the photo it was.
     [
         (48, "JPEG", {}, (1, 2)),
         (48, "JPEG", {"progressive": True}, (2, 400)),
-        (48, "PNG", {}, (12,)),
-        # All of the file is within the bytes in which the closing mark may stand.
+        (48, "JPEG", {"restart_marker_blocks": 1}, (2, 400)),
+        (48, "PNG", {}, (1, 12)),
         (12, "JPEG", {}, (8, 12, 100)),
         (12, "PNG", {}, (8, 12, 100)),
     ],
 )
-def test_files_truncated_at_the_very_end_are_refused(side, kind, options, missing):
+def test_files_truncated_at_the_very_end_are_refused(side, kind, options, missing, after):
     content = encode(noise(side, side), kind, **options)
-    assert (len(content) < TRAILING_BYTES) == (side == 12)
+    assert decode(content + after).shape == (side, side, 3)
     for count in missing:
         with pytest.raises(ImageError, match="truncated"):
-            decode(content[:-count])
+            decode(content[:-count] + after)
+
+
+def test_a_thumbnails_end_is_not_the_photos():
+    content = with_thumbnail()
+    assert decode(content).shape == (32, 48, 3)
+    assert decode(content + FILM).shape == (32, 48, 3)
+    assert content.index(b"\xff\xd9") < 1024
+    for length in range(2, len(content)):
+        with pytest.raises(ImageError, match=r"truncated|not an image"):
+            decode(content[:length])
+
+
+@pytest.mark.parametrize(
+    ("start", "part", "end"),
+    [
+        (b"\xff\xd8", b"\xff\xfe\0\2", b"\xff\xd9\0"),
+        (b"\x89PNG\r\n\x1a\n", b"\0\0\0\0tEXt\0\0\0\0", b"\0\0\0\0IEND\0\0\0\0"),
+    ],
+)
+def test_a_file_of_countless_parts_keeps_nobody_busy(start, part, end):
+    content = start + part * (images.MAX_BYTES // len(part)) + end
+    assert content.count(part) > 10 * MAX_PARTS
+    before = time.process_time()
+    with pytest.raises(ImageError, match="truncated"):
+        decode(content)
+    assert time.process_time() - before < 1
 
 
 HUGE = """
