@@ -11,6 +11,7 @@ from the folder names.
 
 import csv
 import io
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -36,6 +37,11 @@ GTSRB_COLUMNS = ["Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "R
 # Sets that are known under their name must be whole. Copies of GTSRB with 26,640 training
 # images (class 0: 150) are in circulation; accuracies on them compare with nothing.
 EXPECTED_FILES = {"signs": {"training": 4_170}, "gtsrb": {"training": 39_209, "test": 12_630}}
+
+SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+IN_ARCHIVE = re.compile(r"(.+?\.zip)/(.+)", re.IGNORECASE | re.DOTALL)
+# What lies beside the class folders and may be meant to be read. Notes may lie there, too.
+LOOSE_DATA = {".csv", ".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"}
 
 COLUMNS = ["file", "class_id", "track", "fixed_split", *REGION]
 
@@ -82,10 +88,9 @@ def read(name: str, data: Path = DATA) -> Dataset:
         )
     table = pd.DataFrame(rows, columns=COLUMNS)
     _check_count(name, table)
-    labels = [folder / "labels.csv", LABELS / f"{name}.csv"]
-    if is_gtsrb:
-        labels.append(LABELS / "gtsrb.csv")
-    path = next((path for path in labels if path.exists()), None)
+    labels = [path for path in sorted(folder.iterdir()) if _is_labels(path)]
+    labels += filter(Path.exists, [LABELS / f"{name}.csv", *[LABELS / "gtsrb.csv"] * is_gtsrb])
+    path = next(iter(labels), None)
     names = read_labels(path) if path else names
     class_ids = sorted(table["class_id"].unique())
     missing = [str(i) for i in class_ids if i not in names]
@@ -111,9 +116,8 @@ class Reader:
 
     def read(self, file: str) -> bytes:
         """The file's bytes; OSError or zipfile.BadZipFile if it cannot be read."""
-        archive, zipped, member = file.partition(".zip/")
-        if zipped:
-            return self._archive(f"{archive}.zip").read(member)
+        if in_archive := IN_ARCHIVE.fullmatch(file):
+            return self._archive(in_archive[1]).read(in_archive[2])
         return (self._folder / file).read_bytes()
 
 
@@ -166,8 +170,9 @@ def _files_by_class(folder: Path) -> tuple[dict[str, list[str]], list[Problem]]:
     """The files of each class folder, and the images that are in none."""
     by_class: dict[str, list[str]] = {}
     problems: list[Problem] = []
+    too_deep: list[str] = []
     for path in sorted(path for path in folder.iterdir() if path.name[0] != "."):
-        is_folder, is_archive = path.is_dir(), path.suffix == ".zip"
+        is_folder, is_archive = path.is_dir(), path.suffix.lower() == ".zip"
         found: list[PurePath] = [path.relative_to(folder)]
         if is_folder:
             by_class.setdefault(path.name, [])
@@ -179,15 +184,41 @@ def _files_by_class(folder: Path) -> tuple[dict[str, list[str]], list[Problem]]:
             if file.name.startswith("."):
                 continue
             if is_folder and depth > 2:
-                raise DatasetError(
-                    f"{folder / name} is too deep: images belong directly into their "
-                    f"class folder, as in {folder.name}/<class>/<image>."
-                )
+                too_deep.append(name)
             if depth > 1 + is_archive:
                 by_class.setdefault(file.parent.name, []).append(name)
             elif file.suffix.lower() in SUFFIXES:
                 problems.append((name, "is in no class folder"))
+            elif file.suffix.lower() in LOOSE_DATA and not _is_labels(folder / file):
+                problems.append((name, "is not read: no photo, zip archive or labels.csv here"))
+    _refuse_given_split(folder, by_class)
+    if too_deep:
+        raise DatasetError(
+            f"{folder / too_deep[0]} is too deep: images belong directly into their "
+            f"class folder, as in {folder.name}/<class>/<image>."
+        )
     return by_class, problems
+
+
+def _is_labels(path: Path) -> bool:
+    return path.name.lower() == "labels.csv" and path.parent.suffix.lower() != ".zip"
+
+
+def _refuse_given_split(folder: Path, by_class: dict[str, list[str]]) -> None:
+    """`DatasetError` if class folders stand in split folders: to mix them would lose the split."""
+    level = 0 if all(map(_is_split, by_class)) else 1  # 0: there are no class folders
+    parents = {PurePosixPath(file).parents[level] for files in by_class.values() for file in files}
+    splits = {next(filter(_is_split, parent.parts), "") for parent in parents}
+    if len(splits) > 1:
+        raise DatasetError(
+            f"{folder} is split already ({', '.join(sorted(splits - {''}))}). A given split cannot "
+            "be kept yet. To have all photos split anew, without a leak, put them into one set of "
+            f"class folders, as in {folder.name}/<class>/<image>. To use one part, remove the rest."
+        )
+
+
+def _is_split(name: str) -> bool:
+    return name.lower().removesuffix(".zip") in SPLIT_FOLDERS
 
 
 def _gtsrb(folder: Path) -> tuple[list[Row], list[Problem], dict[int, str]]:
@@ -269,15 +300,19 @@ def _members(path: Path) -> list[str]:
 def read_labels(path: Path) -> dict[int, str]:
     """Class id → name from a CSV with the columns ClassId and Name; `DatasetError` otherwise."""
     try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
+        text = io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")
+        reader = csv.DictReader(text, strict=True)
+        rows = [(reader.line_num, row) for row in reader]
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path} is not in UTF-8 ({error}); save it in UTF-8.") from error
+    except (OSError, csv.Error) as error:
+        raise DatasetError(f"{path} cannot be read ({error}). Repair or remove it.") from error
     if not {"ClassId", "Name"} <= set(reader.fieldnames or []):
         raise DatasetError(f"{path} must have the columns ClassId,Name; found {reader.fieldnames}.")
     names: dict[int, str] = {}
-    for row in reader:
+    for line, row in rows:
         class_id, name = (row["ClassId"] or "").strip(), (row["Name"] or "").strip()
-        place = f"{path}, line {reader.line_num}"
+        place = f"{path}, line {line}"
         if not class_id.isdecimal() or not name:
             raise DatasetError(f"{place}: a class id or name is wrong.")
         if int(class_id) in names:

@@ -1,6 +1,7 @@
 """Raw data sets: folders, archives, the official GTSRB layout, and what may be wrong with them."""
 
 import io
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -37,6 +38,15 @@ def pack(path: Path, files: Files) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
+
+
+def lay_and_pack(folder: Path, names: list[str]) -> None:
+    """Empty files; those below a name like a.zip go into an archive."""
+    packed = [name.partition(".zip/") for name in names]
+    lay(folder, {name: b"" for name, inside, _ in packed if not inside})
+    for archive in {name for name, inside, _ in packed if inside}:
+        members = {member: b"" for name, inside, member in packed if inside and name == archive}
+        pack(folder / f"{archive}.zip", members)
 
 
 def refusal(data: Path, name: str = "own") -> str:
@@ -116,12 +126,59 @@ def test_a_missing_folder_is_named_with_advice(name, advice, tmp_path):
         lay(tmp_path, {name: b"a file where the folder should be"})
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["train/0/a.png", "train/1/a.png", "test/0/b.png"],
+        ["Train/stop/a.png", "valid/stop/a.png"],
+        ["train/a.png", "test/b.png"],
+        ["all.zip/train/0/a.png", "all.zip/val/0/b.png", "all.zip/test/0/c.png"],
+        ["all.zip/set/Train/stop/a.png", "all.zip/set/Validation/stop/b.png"],
+        ["all.zip/train/a.png", "all.zip/test/b.png"],
+        ["all.zip/0/a.png", "all.zip/test/0/b.png"],
+        ["train.zip/0/a.png", "TEST.zip/0/b.png"],
+        ["0/a.png", "test.zip/0/b.png"],
+        ["train.zip/0/a.png", "test/0/b.png"],
+    ],
+)
+def test_a_given_split_is_not_thrown_away(files, tmp_path):
+    lay_and_pack(tmp_path / "own", files)
+    message = refusal(tmp_path)
+    assert f"{tmp_path / 'own'} is split already (" in message
+    assert "as in own/<class>/<image>" in message
+    found = re.search(r"\((.*?)\)", message)[1].lower().replace(".zip", "").split(", ")
+    names = {"train", "val", "valid", "validation", "test"}
+    assert set(found) == names & set(re.findall(r"\w+", " ".join(files).lower()))
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["train.zip/0/a.png", "train.zip/1/b.png"],
+        ["all.zip/train/0/a.png", "all.zip/train/1/b.png"],
+        ["train/a.png", "tram/b.png"],  # classes: signs that warn of them
+    ],
+)
+def test_one_part_of_a_split_is_read(files, tmp_path):
+    lay_and_pack(tmp_path / "own", files)
+    assert sorted(layouts.read("own", tmp_path).table["file"]) == files
+
+
+def test_data_that_cannot_be_read_where_it_lies_are_listed(tmp_path):
+    ignored = ["notes.txt", "README.md", "LICENSE", "labels.csv.bak"]
+    loose = ["boxes.csv", "more.tar.gz", "more.7z", "a.zip/labels.csv", "a.zip/inner.ZIP"]
+    lay_and_pack(tmp_path / "own", ["0/a.png", "a.zip/1/b.png", *ignored, *loose])
+    dataset = layouts.read("own", tmp_path)
+    assert len(dataset.table) == 2
+    assert {file for file, _ in dataset.problems} == set(loose)
+
+
 # Archives of class folders
 
 
 def test_archives_and_folders_add_up(tmp_path):
     own = tmp_path / "own"
-    pack(own / "a.zip", {"set/10/x.png": b"1", "set/9/x.png": b"2"})
+    pack(own / "A.ZIP", {"set/10/x.png": b"1", "set/9/x.png": b"2"})
     hidden = {"9/.DS_Store": b"", "__MACOSX/0/._a.png": b"", "readme.txt": b""}
     pack(own / "b.zip", {"9/x.png": photo(kind=".png"), **hidden})
     lay(own, {"9/y.png": b"4"})
@@ -129,9 +186,9 @@ def test_archives_and_folders_add_up(tmp_path):
     rows = table[["file", "class_id"]].to_numpy()
     assert [(file, class_id, reader.read(file)) for file, class_id in rows] == [
         ("9/y.png", 9, b"4"),
-        ("a.zip/set/9/x.png", 9, b"2"),
+        ("A.ZIP/set/9/x.png", 9, b"2"),
         ("b.zip/9/x.png", 9, photo(kind=".png")),
-        ("a.zip/set/10/x.png", 10, b"1"),
+        ("A.ZIP/set/10/x.png", 10, b"1"),
     ]
 
 
@@ -185,6 +242,8 @@ def test_names_come_from_labels(tmp_path):
         ("ClassId,Name\n0, \n1,b\n", "line 2: a class id or name is wrong"),
         ("ClassId,Name\n0\n1,b\n", "line 2: a class id or name is wrong"),
         (b"ClassId,Name\n0,Tr\xe4ger\n1,b\n", "is not in UTF-8"),
+        ('ClassId,Name\n0,a\n1,"b\n', "cannot be read (unexpected end of data)"),
+        (f"ClassId,Name\n0,a\n1,{'b' * 200_000}\n", "cannot be read (field larger than"),
     ],
 )
 def test_unusable_labels_are_refused(labels, expected, tmp_path):
@@ -192,6 +251,19 @@ def test_unusable_labels_are_refused(labels, expected, tmp_path):
     message = refusal(tmp_path)
     assert str(tmp_path / "own/labels.csv") in message
     assert expected in message
+
+
+def test_labels_that_cannot_be_opened_are_refused(tmp_path):
+    write_labels(tmp_path, "")
+    path = tmp_path / "own/labels.csv"
+    path.unlink()
+    path.symlink_to(tmp_path / "gone.csv")
+    assert f"{path} cannot be read" in refusal(tmp_path)
+
+
+def test_the_case_of_the_name_of_labels_does_not_matter(tmp_path):
+    lay(tmp_path, {"own/0/a.png": b"", "own/Labels.CSV": "ClassId,Name\n0,Stop\n"})
+    assert layouts.read("own", tmp_path).names == {0: "Stop"}
 
 
 # GTSRB
