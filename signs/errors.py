@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_NO_ACCESS = {errno.EROFS, errno.EACCES, errno.EPERM}
 _STOPPED = "\nStopped. `dvc repro` starts this stage again."
 
 
@@ -19,7 +20,7 @@ class UserError(Exception):
 def run_stage(stage: Callable[[], None], tidies: bool = True) -> None:
     """Run a stage as a program: no traceback for what the user can put right.
 
-    Exits with 1 on a `UserError` or a full disk, with 130 on Ctrl-C.
+    Exits with 1 on a `UserError`, a full disk or a file without access, with 130 on Ctrl-C.
 
     Args:
         stage: the work.
@@ -32,11 +33,15 @@ def run_stage(stage: Callable[[], None], tidies: bool = True) -> None:
     except UserError as error:
         sys.exit(f"ERROR: {error}")
     except OSError as error:
-        if error.errno not in _DISK_FULL:
+        if error.errno in _DISK_FULL:
+            problem, advice = "the disk is full", "Free some space"
+        elif error.errno in _NO_ACCESS:
+            problem, advice = "no access to a file", "Check who owns it and how its disk is mounted"
+        else:
             raise
         sys.exit(
-            f"ERROR: the disk is full ({error}). Free some space and run `dvc repro` again; "
-            "nothing half-written was kept."
+            f"ERROR: {problem} ({error}). {advice}, then run `dvc repro` again: it starts this "
+            "stage anew."
         )
     except KeyboardInterrupt:
         print(_STOPPED, file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,13 @@ def replaced(target: Path) -> Iterator[Path]:
         path.replace(target)
     finally:
         path.unlink(missing_ok=True)
+
+
+def make_empty(folder: Path) -> None:
+    """Make a folder, empty in place of what may be there; OSError if that cannot be removed."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
 
 
 def write_text(path: Path, text: str) -> None:

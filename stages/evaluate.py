@@ -4,7 +4,6 @@ Run by `dvc repro evaluate`, or alone: python -m stages.evaluate
 It starts from the bytes of the photos, as the service does.
 """
 
-import shutil
 from typing import Any
 
 import numpy as np
@@ -37,8 +36,7 @@ def evaluate() -> None:
         )
     # What this run does not measure must not look as if it had.
     for folder in (paths.EVALUATE_METRICS, paths.EVALUATION):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        files.make_empty(folder)
     photos = paths.DATA / data.dataset
     samples = data.samples[data.samples["split"].isin([splits.VALIDATION, splits.TEST])]
     _, logits = predict_table(model, photos, samples, settings.batch_size, data.images)

@@ -7,7 +7,7 @@ import shutil
 
 import pandas as pd
 
-from signs import params
+from signs import files, params
 from signs.data import arrays, audit, auxiliary, layouts
 from signs.data.decode import decode_all
 from signs.errors import run_stage
@@ -22,8 +22,7 @@ def preprocess() -> None:
     PREPROCESS_METRICS.mkdir(parents=True, exist_ok=True)
     # A killed run must not leave half an array where training looks for a whole one.
     staging = PREPARED.with_name("prepared.tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
+    files.make_empty(staging)
     try:
         samples, thumbnails = decode_all(dataset, settings.images, staging / arrays.IMAGES)
         used = sorted(samples.loc[samples["digest"] != "", "class_id"].unique())

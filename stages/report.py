@@ -4,11 +4,9 @@ Run by `dvc repro report`, or alone: python -m stages.report
 Nothing is computed anew: a change of a picture or a page re-runs this stage and no other.
 """
 
-import shutil
-
 import pandas as pd
 
-from signs import params, paths
+from signs import files, params, paths
 from signs.errors import run_stage
 from signs.inference import classifier
 from signs.reporting import pictures, results
@@ -21,8 +19,7 @@ def report() -> None:
     metadata = classifier.Metadata.model_validate_json((folder / classifier.METADATA).read_bytes())
     settings = results.settings(params.load().evaluate, metadata)
     # What this run did not measure must not look as if it had.
-    shutil.rmtree(paths.PICTURES, ignore_errors=True)
-    paths.PICTURES.mkdir(parents=True)
+    files.make_empty(paths.PICTURES)
     pictures.write(metadata, paths.PICTURES)
     labels = pd.DataFrame({"ClassId": metadata.class_ids, "Name": metadata.names})
     write_page(paths.METRICS, settings, labels, paths.REPORT)

@@ -225,6 +225,6 @@ def small_disk(project, tmp_path) -> Iterator[None]:
 
 def test_a_full_disk_is_named_and_keeps_nothing_half_written(project, small_disk):
     project.set(**{"preprocess.images.compact.size": 128})  # 2.3 MB
-    refused(project, "the disk is full", "nothing half-written was kept", command=REPRO)
+    refused(project, "the disk is full", "starts this stage anew", command=REPRO)
     project.set(**{"preprocess.images.compact.size": 16})
     project.stage("preprocess").succeeds()

@@ -19,3 +19,16 @@ def test_links_and_targets_exist(path: Path) -> None:
     if path.name != "CHANGELOG.md":  # it names what is gone
         named = re.findall(r"(?:^|`)make ([a-z][a-z-]+)", text, re.M)
         assert [name for name in named if name not in targets] == []
+
+
+def test_each_fault_names_tests_that_exist() -> None:
+    table = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("| ")][1:]
+    faults = [row for row in rows if not row[0].startswith(" **")]
+    assert len(faults) > 30
+    for fault, seen, shown in faults:
+        assert seen.strip(), fault
+        file, *names = re.findall(r"`([\w/.]+)`", shown) or [""]
+        code = (ROOT / file).read_text(encoding="utf-8") if names else ""
+        assert [name for name in names if f"def {name}(" not in code] == [], fault
+        assert names or shown == " no test ", fault

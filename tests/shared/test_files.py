@@ -26,3 +26,14 @@ def test_what_is_written_replaces_the_old_file(tmp_path):
     assert json.loads(path.read_text(encoding="utf-8")) == {"name": "Größe"}
     assert files.md5(path) == hashlib.md5(path.read_bytes()).hexdigest()
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_made_empty_or_the_reason_is_raised(tmp_path):
+    folder = tmp_path / "metrics" / "report"
+    for _ in range(2):
+        files.make_empty(folder)
+        assert list(folder.iterdir()) == []
+        (folder / "old").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        files.make_empty(tmp_path / "file")
