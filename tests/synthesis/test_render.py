@@ -182,3 +182,13 @@ def test_photos_show_their_class():
         seen = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[inside].ravel()
         likeness = {key: np.corrcoef(seen, grey.ravel())[0, 1] for key, grey in templates.items()}
         assert max(likeness, key=lambda key: likeness[key])[0] == class_id
+
+
+@pytest.mark.parametrize("class_id", [1, 13, 14, 33])
+def test_a_sign_upside_down_is_that_sign_turned(class_id):
+    upright = decode(render.render(CALM, "gtsrb", class_id, 0)).astype(float)
+    turned = decode(render.render(CALM, "gtsrb", render.UPSIDE_DOWN + class_id, 0))
+    likeness, before = (
+        np.corrcoef(upright.ravel(), p.ravel())[0, 1] for p in (turned[::-1, ::-1], turned)
+    )
+    assert likeness > before + 0.1
