@@ -259,11 +259,14 @@ SAMPLES = [encode(noise(16, 12), kind) for kind in ("PNG", "JPEG", "PPM", "BMP",
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """A photo with some other bytes, perhaps cut short."""
+    """A photo with some bytes changed, left out, doubled or added, perhaps cut short."""
     content = bytearray(draw(st.sampled_from(SAMPLES)))
-    for values in draw(st.lists(st.binary(min_size=1, max_size=8))):
-        start = draw(st.integers(0, len(content) - 1))
-        content[start : start + len(values)] = values
+    for _ in range(draw(st.integers(0, 8))):
+        # Headers are where it hurts.
+        place = draw(st.integers(0, 64) | st.integers(0, len(content)))
+        end = place + draw(st.sampled_from([0, 1, 20, len(content)]))  # what is replaced
+        again = content[place : place + draw(st.integers(0, 200))]
+        content[place:end] = draw(st.binary(max_size=40) | st.just(bytes(again)))
     return bytes(content[: draw(st.none() | st.integers(0, len(content)))])
 
 
@@ -284,6 +287,7 @@ def test_any_bytes_give_an_image_or_an_image_error(content):
         return
     assert image.shape[2:] == (3,)
     assert image.dtype == np.uint8
+    assert prepare(image, make_settings()).shape == (32, 32, 3)
 
 
 # prepare

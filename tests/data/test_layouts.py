@@ -33,9 +33,9 @@ def lay(folder: Path, files: Files) -> None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-def pack(path: Path, files: Files) -> None:
+def pack(path: Path, files: Files, compression: int = zipfile.ZIP_DEFLATED) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w", compression) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
 
@@ -200,9 +200,10 @@ def test_a_path_that_leaves_the_archive_is_refused(bad, archive, tmp_path):
     assert list(tmp_path.rglob("*.png")) == []
 
 
-def test_a_damaged_member_is_one_bad_file(tmp_path):
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_damaged_member_is_one_bad_file(compression, tmp_path):
     path = tmp_path / "own/photos.zip"
-    pack(path, {"0/a.png": bytes(range(256)) * 20, "0/b.png": b"whole"})
+    pack(path, {"0/a.png": bytes(range(256)) * 20, "0/b.png": b"whole"}, compression)
     content = bytearray(path.read_bytes())
     content[45:60] = b"\xff" * 15
     path.write_bytes(content)

@@ -28,17 +28,6 @@ def test_scores_equal_scikit_learns() -> None:
     assert ood.scores(KNOWN, OUTSIDE) == pytest.approx(expected)
 
 
-def test_auroc_is_the_share_of_pairs_in_order() -> None:
-    high, low = np.array([0.9, 0.8]), np.array([0.1, 0.2])
-    assert (ood.auroc(high, low), ood.auroc(low, high)) == (1, 0)
-    assert ood.auroc(np.array([0.5, 0.9]), np.array([0.5, 0.1])) == 3.5 / 4
-
-
-def test_rejected_at_accepts_the_wanted_share_of_known_photos() -> None:
-    known = np.arange(1, 101) / 100  # 99 of 100 are 0.02 or more
-    assert ood.rejected_at(0.99, known, np.array([0.01, 0.015, 0.02, 0.5])) == 0.5
-
-
 @pytest.fixture
 def predictions() -> pd.DataFrame:
     columns = ["name", "prediction", "confidence", "accepted"]

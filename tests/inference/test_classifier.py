@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -146,18 +144,3 @@ def test_metadata_with_a_bad_value(key: str, value: object, folder: Path) -> Non
 def test_a_model_for_other_images_or_none_at_all(content: bytes, tmp_path: Path) -> None:
     write(tmp_path, content)
     assert f"{tmp_path / classifier.MODEL} cannot be used" in refusal(tmp_path)
-
-
-HEAVY = ("tensorflow", "keras", "pandas", "matplotlib", "scipy", "dvc", "tf2onnx")
-
-
-def test_serving_needs_no_training_packages() -> None:
-    code = (
-        "import sys, signs.inference.predictions\n"
-        f"print([name for name in {HEAVY!r} if name in sys.modules])\n"
-        "print('onnxruntime' in sys.modules)"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert run.stdout.split("\n")[:2] == ["[]", "True"]

@@ -1,4 +1,4 @@
-"""Generated requests: from the service's own OpenAPI document, and from damaged files."""
+"""Generated requests from the service's own OpenAPI document, and generated forms."""
 
 import contextlib
 import re
@@ -6,15 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from signs.serving import forms
 from signs.serving.refused import Refused
-from tests.conftest import Server, photo
 
 SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"
 
@@ -35,24 +32,6 @@ def test_responds_as_its_openapi_document_says(server: str, tmp_path: Path) -> N
     assert re.search(r"Tested: +5", done.stdout)
 
 
-PICTURE = np.random.default_rng(0).integers(0, 256, (24, 30, 3), np.uint8)
-SUFFIXES = (".png", ".jpg", ".webp", ".bmp", ".ppm")
-FILES = [cv2.imencode(suffix, PICTURE)[1].tobytes() for suffix in SUFFIXES]
-
-
-@st.composite
-def damaged_files(draw: st.DrawFn) -> bytes:
-    """An image file with some bytes changed, left out, doubled or added."""
-    content = bytearray(draw(st.sampled_from(FILES)))
-    for _ in range(draw(st.integers(1, 8))):
-        # Headers are where it hurts.
-        place = draw(st.one_of(st.integers(0, 64), st.integers(0, len(content))))
-        end = place + draw(st.sampled_from([0, 1, 20, len(content)]))  # what is replaced
-        again = content[place : place + draw(st.integers(0, 200))]
-        content[place:end] = draw(st.one_of(st.binary(max_size=40), st.just(bytes(again))))
-    return bytes(content)
-
-
 LINES = [b"--b", b"--b--", b"\r\n", b"\n", b"\0", b":", b'"', b'"image"', b'; filename="a.png"']
 LINES += [b"Content-Disposition: form-data; name=", b"Content-Type: image/png"]
 LINES += [b"; filename*=utf-8''%00", b"Content-Transfer-Encoding: base64"]
@@ -71,13 +50,3 @@ def test_a_form_has_few_files_or_is_refused(body: bytes, content_type: str) -> N
         files = forms.files(body, content_type, "image", 3)
         assert len(files) in (1, 2, 3)
         assert sum(map(len, files)) <= len(body)
-
-
-def test_the_service_survives_damaged_files(running: Server) -> None:
-    @settings(max_examples=300, deadline=None)
-    @given(damaged_files(), st.sampled_from(["/predict", "/explain"]))
-    def send(content: bytes, path: str) -> None:
-        assert running.send(content, path).status in (200, 400, 413)
-
-    send()
-    assert running.send(photo("Red")).body["name"] == "Red"
