@@ -1,15 +1,11 @@
 """What all tests share, and a real `bentoml serve` with a classifier of a few bytes."""
 
-import contextlib
 import io
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -24,10 +20,8 @@ from PIL import Image
 from xdist.scheduler import LoadScopeScheduling
 
 from signs.paths import CLASSIFIER
+from tests.harness import BIN, ROOT, free_port, wait_until
 
-ROOT = Path(__file__).parents[1]
-BENTOML = Path(sys.executable).parent / "bentoml"
-START_SECONDS = 60
 # A proxy that the environment names is not meant for this machine's own servers.
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 # Each class is a plain colour. A nearly grey photo fits none of them and is unknown.
@@ -55,28 +49,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFolder:
     return ByFolder(config, log)
 
 
-def tiny_model(size: int = 16) -> bytes:
+def tiny_model() -> bytes:
     """Logits: how much more than the others a colour channel has, on average, / 8."""
-    from onnx import TensorProto, helper, numpy_helper  # slow, and few tests need it
+    from tests.inference import small  # imports onnx, which is slow and which few tests need
 
-    weights = ((np.eye(3) * 3 - 1) / 16).astype(np.float32)
-    nodes = [
-        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["pixels", "axes"], ["means"], keepdims=0),
-        helper.make_node("MatMul", ["means", "weights"], ["logits"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "colors",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", size, size, 3])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 3])],
-        [
-            numpy_helper.from_array(np.array([1, 2]), "axes"),
-            numpy_helper.from_array(weights, "weights"),
-        ],
-    )
-    opsets = [helper.make_opsetid("", 18)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+    weights = np.broadcast_to((np.eye(3) * 3 - 1) / (16 * 16**2), (16, 16, 3, 3))
+    return small.model(weights, (0, 0, 0))
 
 
 def write_classifier(folder: Path) -> None:
@@ -177,9 +155,7 @@ class Server:
 
 def start(folder: Path, wait: bool = True, **environment: str) -> Server:
     """`bentoml serve` in a folder made by `copy_service`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     variables = {k: v for k, v in os.environ.items() if not k.startswith("BENTOML_")}
     variables |= {
         "BENTOML_DO_NOT_TRACK": "True",
@@ -187,7 +163,7 @@ def start(folder: Path, wait: bool = True, **environment: str) -> Server:
         "PYTHONPATH": str(folder),
         "SIGNS_WORKERS": "2",
     }
-    command = [str(BENTOML), "serve", "service:TrafficSigns", "--host", "127.0.0.1"]
+    command = [str(BIN / "bentoml"), "serve", "service:TrafficSigns", "--host", "127.0.0.1"]
     log = folder / "serve.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -198,15 +174,11 @@ def start(folder: Path, wait: bool = True, **environment: str) -> Server:
             stderr=subprocess.STDOUT,
         )
     server = Server(f"http://127.0.0.1:{port}", process, folder, log)
-    end = time.monotonic() + START_SECONDS
-    while wait:
-        if process.poll() is not None or time.monotonic() > end:
-            server.stop()
-            pytest.fail(f"the service did not start ({process.returncode}):\n{log.read_text()}")
-        with contextlib.suppress(OSError):
-            if server.ask("/readyz").status == 200:
-                break
-        time.sleep(0.2)
+    ended = lambda: process.poll() is not None  # noqa: E731
+    ready = lambda: server.ask("/readyz").status == 200  # noqa: E731
+    if wait and (not wait_until(lambda: ended() or ready()) or ended()):
+        server.stop()
+        pytest.fail(f"the service did not start:\n{log.read_text()}")
     return server
 
 
@@ -244,18 +216,3 @@ def photo(color: str = "Green", suffix: str = ".png", side: int = 40) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (side, side), COLORS[color]).save(file, Image.registered_extensions()[suffix])
     return file.getvalue()
-
-
-@pytest.fixture(scope="session")
-def make_photo() -> Callable[..., bytes]:
-    return photo
-
-
-@pytest.fixture(scope="session")
-def service_copy() -> Callable[[Path], Path]:
-    return copy_service
-
-
-@pytest.fixture(scope="session")
-def begin_server() -> Callable[..., Server]:
-    return start
