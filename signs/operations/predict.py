@@ -97,7 +97,7 @@ def _rows(classifier: Classifier, photos: list[Source]) -> Iterator[Prediction]:
     with ThreadPoolExecutor(cores()) as pool:
         try:
             for chunk in sources.chunks(photos):
-                waiting.append(pool.submit(_predict_chunk, classifier, chunk))
+                waiting.append(pool.submit(predict_chunk, classifier, chunk))
                 if len(waiting) > 2 * cores():
                     yield from waiting.popleft().result()
             while waiting:
@@ -106,7 +106,8 @@ def _rows(classifier: Classifier, photos: list[Source]) -> Iterator[Prediction]:
             pool.shutdown(cancel_futures=True)
 
 
-def _predict_chunk(classifier: Classifier, chunk: list[Source]) -> list[Prediction]:
+def predict_chunk(classifier: Classifier, chunk: list[Source]) -> list[Prediction]:
+    """One row for each photo; that of a photo which cannot be read has only `file` and `error`."""
     photos, errors = sources.read_all(chunk)
     predictions = predict_photos(classifier, photos)
     return [

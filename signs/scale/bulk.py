@@ -12,6 +12,7 @@ from pathlib import Path
 
 from signs import params, paths
 from signs.errors import UserError
+from signs.operations.predict import add_classifier
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARD = 2048  # photos: a worker that dies loses some seconds of work, and files are not tiny
@@ -29,9 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add("--column", default="image", help="of photos in Parquet files (image)")
         add("--shard", type=_count, default=SHARD, metavar="N", help=f"photos a task ({SHARD})")
         add("--workers", type=_count, metavar="N", help="processes here (one for each core)")
-    predict.add_argument(
-        "--classifier", type=Path, default=ROOT / paths.CLASSIFIER, metavar="FOLDER"
-    )
+    add_classifier(predict)
 
 
 def run(arguments: argparse.Namespace) -> int:

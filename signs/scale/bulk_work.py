@@ -12,7 +12,7 @@ from signs import params
 from signs.data import decode, images, sources
 from signs.data.sources import Source
 from signs.inference import classifier
-from signs.inference.predictions import predict_photos
+from signs.operations.predict import predict_chunk
 
 
 class Predict:
@@ -46,13 +46,7 @@ class Predict:
 
     def table(self, chunk: list[Source]) -> pa.Table:
         """One row for each photo; `error` says why a photo cannot be used."""
-        photos, errors = sources.read_all(chunk)
-        predictions = predict_photos(_classifier(self._content), photos)
-        rows = [
-            {"file": source.name, **prediction, **({"error": errors[i]} if i in errors else {})}
-            for i, (source, prediction) in enumerate(zip(chunk, predictions, strict=True))
-        ]
-        return pa.Table.from_pylist(rows, self._SCHEMA)
+        return pa.Table.from_pylist(predict_chunk(_classifier(self._content), chunk), self._SCHEMA)
 
 
 @functools.lru_cache(1)

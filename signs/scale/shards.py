@@ -1,23 +1,23 @@
 """Finds the photos of a bulk job, cuts them into shards, and reads the photos of a shard."""
 
-import functools
 import itertools
 import shutil
 import tempfile
 import zipfile
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from signs.data import images, sources
+from signs.data import sources
 from signs.data.archives import Archive
-from signs.data.sources import PhotoError, Source
+from signs.data.sources import PhotoError, Source, limited_source
 from signs.errors import UserError
 
 READERS = 64  # photos that a worker requests from a store at the same time
@@ -78,7 +78,7 @@ def _cut(place: str, column: str, size: int, pool: ThreadPoolExecutor) -> Iterat
                 names, sizes = zip(*files[start : start + size], strict=True)
                 yield Shard(len(names), names=list(names), sizes=list(sizes))
             continue
-        cut = functools.partial(_CUTS[kind], column, size)
+        cut = partial(_CUTS[kind], column, size)
         for shards in pool.map(cut, [name for name, _ in files]):
             yield from shards
 
@@ -183,7 +183,7 @@ def chunks(shard: Shard, folder: str, column: str) -> Iterator[list[Source]]:
 def _sources(shard: Shard, folder: str, column: str) -> Iterator[Source]:
     if not shard.path:
         for name, size in zip(shard.names, shard.sizes, strict=True):
-            yield _source(name, size, functools.partial(read, name, folder))
+            yield limited_source(name, size, partial(read, name, folder))
         return
     parquet = _kind(shard.path) == "parquet"
     photos = _read_parquet(shard, folder, column) if parquet else _read_archive(shard, folder)
@@ -196,7 +196,7 @@ def _sources(shard: Shard, folder: str, column: str) -> Iterator[Source]:
         # It was readable when the job began.
         problem = PhotoError(f"{shard.path} cannot be read: {error}")
         for row in range(shard.first + done, shard.first + shard.photos):
-            yield _source(f"{shard.path}/{row}", 0, functools.partial(_fail, problem))
+            yield limited_source(f"{shard.path}/{row}", 0, partial(_fail, problem))
 
 
 def _read_parquet(shard: Shard, folder: str, column: str) -> Iterator[Source]:
@@ -207,19 +207,17 @@ def _read_parquet(shard: Shard, folder: str, column: str) -> Iterator[Source]:
             cells = file.read_row_group(group, columns=[column])[column].combine_chunks()
             for cell in cells.field("bytes") if pa.types.is_struct(cells.type) else cells:
                 content = cell.as_py() or b""
-                yield _source(
-                    f"{shard.path}/{row}", len(content), functools.partial(bytes, content)
-                )
+                yield limited_source(f"{shard.path}/{row}", len(content), partial(bytes, content))
                 row += 1
 
 
 def _read_archive(shard: Shard, folder: str) -> Iterator[Source]:
     archive, photos = _archive(shard.path, folder)
     for member, size in photos[shard.start : shard.stop]:
-        yield _source(f"{shard.path}/{member}", size, functools.partial(archive.read, member))
+        yield limited_source(f"{shard.path}/{member}", size, partial(archive.read, member))
 
 
-@functools.lru_cache(1)
+@lru_cache(1)
 def _archive(address: str, folder: str) -> tuple[Archive, list[tuple[str, int]]]:
     """An archive, and the names and sizes of its photos."""
     store, path = locate(address, folder)
@@ -232,11 +230,6 @@ def _archive(address: str, folder: str) -> tuple[Archive, list[tuple[str, int]]]
             copy.flush()
             archive = Archive(Path(copy.name))
     return archive, [item for item in archive.sizes().items() if sources.is_photo(item[0])]
-
-
-def _source(name: str, size: int, content: Callable[[], bytes]) -> Source:
-    limited = functools.partial(sources.limited, size, content)
-    return Source(name, min(size, images.MAX_BYTES), limited)
 
 
 def _fail(problem: PhotoError) -> bytes:
@@ -259,7 +252,7 @@ def locate(address: str, folder: str = "") -> tuple[fs.FileSystem, str]:
     return connect(scheme, rest.partition("/")[0]), rest.rstrip("/")
 
 
-@functools.lru_cache
+@lru_cache
 def connect(scheme: str, bucket: str) -> fs.FileSystem:
     """The store of a bucket, connected to once in each process."""
     return fs.FileSystem.from_uri(f"{scheme}://{bucket}")[0]
