@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from signs import params
-
 ROOT = Path(__file__).parents[2]
 # A Python of its own: TensorFlow divides a processor into devices only before it has used it.
 TRAIN = """
@@ -96,10 +94,3 @@ def test_two_devices_learn_as_one_does() -> None:
             assert other == pytest.approx(row, abs=1e-3)
     assert resumed == two
     assert refusal.startswith("train.devices is 3, but TensorFlow finds 2 here (/device:CPU:0,")
-
-
-def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
-    text = (ROOT / "params.yaml").read_text()
-    (tmp_path / "params.yaml").write_text(text.replace("  devices: 1 ", "  devices: 3 "))
-    with pytest.raises(params.ParamsError, match=r"devices \(3\) must divide compact.batch_size"):
-        params.load(tmp_path / "params.yaml")
