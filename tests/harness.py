@@ -7,9 +7,11 @@ command line such as `nsenter ...`, it runs in another network: tests/cluster ha
 import contextlib
 import functools
 import getpass
+import math
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +25,8 @@ import botocore.session
 import psutil
 import pytest
 from botocore.config import Config
+
+from signs.commands import git
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -85,8 +89,8 @@ class Outcome:
     text: str
     seconds: float = 0.0
 
-    def fails_with(self, *parts: str, within: float = 60) -> None:
-        """Assert a failure that a person can understand, in a time that a person waits."""
+    def fails_with(self, *parts: str, within: float = math.inf) -> None:
+        """Assert a failure that a person can understand, within so many seconds."""
         assert self.rc != 0, self.text
         assert "Traceback" not in self.text, self.text
         for part in parts:
@@ -96,6 +100,55 @@ class Outcome:
     def succeeds(self) -> str:
         assert self.rc == 0, self.text
         return self.text
+
+
+class Running:
+    """A command in a process group of its own, as a terminal starts it."""
+
+    def __init__(
+        self, command: Sequence[str], folder: Path, environment: Mapping[str, str], log: Path
+    ) -> None:
+        self._log, self._begun = log, time.monotonic()
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                # A shell that starts the tests in the background lets them ignore Ctrl-C.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
+
+    @property
+    def text(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        """Wait for something that the command does; fails if it ends before."""
+        while not condition():
+            assert self.process.poll() is None, self.text
+            time.sleep(0.005)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the command and all that it started."""
+        os.killpg(self.process.pid, number)
+
+    def wait(self) -> Outcome:
+        """The outcome, once the command has ended."""
+        return Outcome(self.process.wait(), self.text, time.monotonic() - self._begun)
+
+    def leaves_nothing_behind(self) -> bool:
+        """Whether all processes of the group end too; Python's resource tracker is slower."""
+        for _ in range(400):
+            try:
+                os.killpg(self.process.pid, 0)
+            except ProcessLookupError:
+                return True
+            time.sleep(0.025)
+        return False
 
 
 class Repository:
@@ -122,32 +175,31 @@ class Repository:
     def path(self, name: str) -> Path:
         return self.folder / name
 
-    def start(self, *command: str) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+    def start(self, *command: str) -> Running:
+        log = self.home / f"log.{time.monotonic_ns()}"
+        return Running(command, self.folder, self.environment, log)
 
     def run(self, *command: str) -> Outcome:
-        begun = time.monotonic()
-        process = self.start(*command)
-        text = process.communicate()[0].decode(errors="replace")
-        return Outcome(process.returncode, text, time.monotonic() - begun)
+        return self.start(*command).wait()
 
     def dvc(self, *arguments: str) -> Outcome:
         return self.run("dvc", *arguments)
 
     def commit(self, message: str) -> None:
         self.run("git", "add", "--all").succeeds()
-        self.run("git", "commit", "--quiet", "-m", message).succeeds()
+        self.run("git", "commit", "--quiet", "--allow-empty", "-m", message).succeeds()
 
     def copy(self, folder: Path) -> Self:
         shutil.copytree(self.folder, folder, symlinks=True)
         return type(self)(folder)
+
+
+def copy_checkout(folder: Path, left_out: tuple[str, ...] = ()) -> None:
+    """Copy what git tracks in this repository, but what begins with one of these names."""
+    for name in filter(None, git("ls-files", "-z", at=ROOT).split("\0")):
+        if not name.startswith(left_out) and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
 
 
 class Server:

@@ -1,11 +1,7 @@
 """A copy of the repository with a tiny data set, in which the real `dvc` runs the real stages."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +13,7 @@ import pytest
 import yaml
 
 from signs import params
-from signs.commands import git
-from tests.harness import ROOT, Outcome, Repository
+from tests.harness import Outcome, Repository, copy_checkout
 
 # Files that a clone in which the pipeline has never run does not have.
 LEFT_OUT = ("dvc.lock", "metrics/", "tests/")
@@ -64,53 +59,6 @@ sys.meta_path.insert(0, Watch)
 """
 
 
-class Running:
-    """A command in a process group of its own, as a terminal starts it."""
-
-    def __init__(self, command: list[str], folder: Path, environment: dict[str, str]) -> None:
-        self._log = folder / f".log.{time.monotonic_ns()}"
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command,
-                cwd=folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                # A shell that starts the tests in the background lets them ignore Ctrl-C.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            )
-
-    @property
-    def text(self) -> str:
-        return self._log.read_text(encoding="utf-8", errors="replace")
-
-    def wait_until(self, condition: Callable[[], object]) -> None:
-        """Wait for something that the command does; fails if it ends before."""
-        while not condition():
-            assert self.process.poll() is None, self.text
-            time.sleep(0.005)
-
-    def signal(self, number: int) -> None:
-        """Send a signal to the command and all that it started."""
-        os.killpg(self.process.pid, number)
-
-    def wait(self) -> Outcome:
-        """The outcome, once the command has ended."""
-        return Outcome(self.process.wait(), self.text)
-
-    def leaves_nothing_behind(self) -> bool:
-        """Whether all processes of the group end too; Python's resource tracker is slower."""
-        for _ in range(400):
-            try:
-                os.killpg(self.process.pid, 0)
-            except ProcessLookupError:
-                return True
-            time.sleep(0.025)
-        return False
-
-
 class Project(Repository):
     """A copy of the repository whose Python processes leave notes."""
 
@@ -130,19 +78,9 @@ class Project(Repository):
         with self.path(name).open("a", encoding="utf-8") as file:
             file.write(text)
 
-    def start(self, *command: str) -> Running:
-        return Running(list(command), self.folder, self.environment)
-
-    def run(self, *command: str) -> Outcome:
-        return self.start(*command).wait()
-
     def stage(self, name: str) -> Outcome:
         """Run a stage as dvc.yaml does, but without DVC."""
         return self.run("python", "-m", f"stages.{name}")
-
-    def commit(self, message: str) -> None:
-        self.run("git", "add", "--all").succeeds()
-        self.run("git", "commit", "--quiet", "--allow-empty", "-m", message).succeeds()
 
     def set(self, **values: Any) -> None:
         """Change parameters, with dotted keys: set(**{"train.seed": 1})."""
@@ -186,15 +124,11 @@ def _write_photos(folder: Path, side: int = 24) -> None:
 def blank(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A fresh clone with the tiny data set, nothing run yet. Only to be copied."""
     project = Project(tmp_path_factory.mktemp("blank") / "clone")
-    for name in filter(None, git("ls-files", "-z", at=ROOT).split("\0")):
-        if not name.startswith(LEFT_OUT) and (ROOT / name).is_file():
-            project.path(name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, project.path(name))
+    copy_checkout(project.folder, LEFT_OUT)
     project.set(**TINY)
     _write_photos(project.path("data/tiny"))
     # data/ is not in git, so `dvc add` cannot put its file there.
     project.path("tiny.dvc").write_text("outs:\n- path: data/tiny\n  hash: md5\n")
-    project.append(".gitignore", "\n.log.*\n")
     project.run("git", "init", "--quiet", "-b", "main").succeeds()
     project.dvc("commit", "--force", "tiny.dvc").succeeds()
     project.commit("Start with a tiny data set")
