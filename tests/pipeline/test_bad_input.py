@@ -1,11 +1,10 @@
 """Bad input: each kind ends with one clear message, or is listed and left out."""
 
-import io
 import os
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -27,7 +26,7 @@ def workshop(blank, tmp_path_factory):
 @pytest.fixture
 def project(workshop):
     yield workshop
-    workshop.run("git", "checkout", "--quiet", "params.yaml").succeeds()
+    workshop.run("git", "checkout", "--quiet", ".").succeeds()
     for leftover in ("data/mine", "data/prepared", "metrics"):
         shutil.rmtree(workshop.path(leftover), ignore_errors=True)
 
@@ -79,62 +78,41 @@ def test_a_missing_photo_set_is_named(project, dataset, by_dvc, by_stage):
     refused(project, f"data/{dataset} is missing", *by_stage)
 
 
-def leave(count: int) -> Callable[[Path], None]:
-    """Delete all but so many photos of each class."""
-    return lambda folder: [
-        file.unlink() for one in folder.iterdir() for file in sorted(one.iterdir())[count:]
-    ]
+def keep_one(folder: Path) -> None:
+    """Delete all but one photo of each class."""
+    for one in folder.iterdir():
+        for file in sorted(one.iterdir())[1:]:
+            file.unlink()
 
 
-def zipped(
-    change: Callable[[bytearray, list[zipfile.ZipInfo]], object], compression: int, *more: str
-) -> Callable[[Path], None]:
-    """Make one archive of the photos, whose bytes are changed, given its list of files."""
-
-    def replace(folder: Path) -> None:
-        content = io.BytesIO()
-        with zipfile.ZipFile(content, "w", compression) as target:
-            for file in sorted(folder.rglob("*.png")):
-                target.write(file, file.relative_to(folder))
-            for name in more:
-                target.writestr(name, b"evil")
-        shutil.rmtree(folder)
-        folder.mkdir()
-        changed = bytearray(content.getvalue())
-        change(changed, target.infolist())
-        (folder / "photos.zip").write_bytes(changed)
-
-    return replace
-
-
-def truncate(content: bytearray, _: list[zipfile.ZipInfo]) -> None:
-    del content[-500:]
-
-
-def damage(content: bytearray, files: list[zipfile.ZipInfo]) -> None:
-    start = files[20].header_offset + 30 + len(files[20].filename)
+def damage_an_archive(folder: Path) -> None:
+    """Make one archive of the photos, with other bytes in one of them."""
+    shutil.make_archive(str(folder), "zip", folder)
+    shutil.rmtree(folder)
+    folder.mkdir()
+    archive = folder.with_suffix(".zip").rename(folder / "photos.zip")
+    with zipfile.ZipFile(archive) as opened:
+        file = opened.getinfo("2/003.png")
+    content = bytearray(archive.read_bytes())
+    start = file.header_offset + 30 + len(file.filename)
     content[start : start + 20] = bytes(20)
+    archive.write_bytes(content)
 
 
 @pytest.mark.parametrize(
     ("spoil", "parts"),
     [
-        (leave(0), ["data/mine holds no images", "one sub-folder for each class"]),
-        (leave(1), ["No image is left for validation", "metrics/preprocess/classes.csv"]),
+        (keep_one, ["No image is left for validation", "metrics/preprocess/classes.csv"]),
+        (damage_an_archive, ["1 of 48 files (2.1%) cannot be used"]),
         (
             lambda folder: (folder / "labels.csv").write_text("ClassId,Name\n0,a\n0,b\n"),
             ["data/mine/labels.csv, line 3: class 0 is named twice"],
         ),
-        (zipped(truncate, zipfile.ZIP_STORED), ["mine/photos.zip", "truncated", "fetch it again"]),
-        (zipped(lambda *_: 0, zipfile.ZIP_STORED, "0/../../evil.png"), ["leaves the archive"]),
-        (zipped(damage, zipfile.ZIP_STORED), ["1 of 48 files (2.1%) cannot be used"]),
-        (zipped(damage, zipfile.ZIP_DEFLATED), ["1 of 48 files (2.1%) cannot be used"]),
     ],
 )
 def test_an_unusable_photo_set_is_refused(project, photos, spoil, parts):
     spoil(photos)
     refused(project, *parts)
-    assert not list(project.folder.parent.rglob("evil.png"))
 
 
 def test_a_class_with_one_photo_is_used_and_named_as_not_tested(project, photos):
@@ -192,17 +170,19 @@ def test_bad_parameters_of_an_experiment_are_refused(project, setting, message):
     refused(project, message, command=("exp", "run", "preprocess", "-S", setting))
 
 
-def test_a_loss_that_is_no_number_ends_the_training(fresh):
+def test_a_loss_that_is_no_number_ends_the_training(project):
     # The learning rates that params.yaml may hold do not get there on so few photos.
-    networks = fresh.path("signs/training/networks.py")
+    networks = project.path("signs/training/networks.py")
     code = networks.read_text(encoding="utf-8")
     assert "Rescaling(1 / 127.5" in code
     networks.write_text(code.replace("Rescaling(1 / 127.5", "Rescaling(1e38"), encoding="utf-8")
-    fresh.dvc("repro", "train").fails_with(
+    for stage in ("synthesize", "preprocess"):
+        project.stage(stage).succeeds()
+    project.stage("train").fails_with(
         "The loss is not a number any more in epoch 1", "Lower train.compact.learning_rate"
     )
     for path in (".resume", "models/classifier", "models/model.keras"):
-        assert not fresh.path(path).exists()
+        assert not project.path(path).exists()
 
 
 # The disk
