@@ -19,10 +19,10 @@ import numpy as np
 from signs.data.blur import motion_kernel
 from signs.data.images import Image
 from signs.params import Range, Synthesize
-from signs.synthesis.svg import Floats, pyramid, templates_of
+from signs.synthesis.svg import Floats, asymmetric_templates, pyramid, templates_of
 
 NO_SIGN = 1000
-UPSIDE_DOWN = 2000  # + the class of the sign
+UPSIDE_DOWN = 2000
 RANDOM_NUMBERS = 2**20
 
 SQUARE = (-1, -1), (1, -1), (1, 1), (-1, 1)
@@ -60,8 +60,8 @@ class Dice(random.Random):
 def render(settings: Synthesize, labels: str, class_id: int, index: int) -> bytes:
     """One photo of a sign as a JPEG file, the same for the same arguments.
 
-    Class `NO_SIGN` is a background, with an edge of some sign perhaps. Classes from `UPSIDE_DOWN`
-    on are signs that hang the wrong way up.
+    Class `NO_SIGN` is a background, with an edge of some sign perhaps. Each class from
+    `UPSIDE_DOWN` on shows any signs, turned by 180 degrees.
     """
     dice = Dice(f"{settings.seed} {class_id} {index}")
     # A car sees a sign grow.
@@ -69,10 +69,10 @@ def render(settings: Synthesize, labels: str, class_id: int, index: int) -> byte
     light = dice.logarithmic(settings.brightness)  # grey level of white paint
     scene = _background(settings, dice, labels, side, light)
     if class_id != NO_SIGN:
-        template = dice.one_of(templates_of(labels)[class_id % UPSIDE_DOWN])
-        corners = _corners(settings, dice, side)
-        if class_id >= UPSIDE_DOWN:
-            corners = np.roll(corners, 2, axis=0)
+        turned = class_id >= UPSIDE_DOWN
+        shown = asymmetric_templates(labels) if turned else templates_of(labels)[class_id]
+        template = dice.one_of(shown)
+        corners = np.roll(_corners(settings, dice, side), 2 if turned else 0, axis=0)
         scene = _paint(settings, dice, scene, template, corners, light)
     if dice.random() < settings.occlusion:
         scene = _occlude(dice, scene, light)

@@ -48,11 +48,8 @@ def plan(settings: Synthesize, labels: str) -> dict[str, SyntheticSet]:
     outliers = [entry for place, entry in enumerate(foreign) if place // FAMILY % 2 == 0]
     ood = [entry for place, entry in enumerate(foreign) if place // FAMILY % 2]
     outliers.insert(0, ((labels, render.NO_SIGN), "No sign"))
-    outliers += [
-        ((labels, render.UPSIDE_DOWN + class_id), "Sign upside down")
-        for class_id, templates in svg.templates_of(labels).items()
-        if not any(map(svg.is_symmetric, templates))
-    ]
+    turned = range(render.UPSIDE_DOWN, render.UPSIDE_DOWN + FAMILY)
+    outliers += [((labels, class_id), "Sign upside down") for class_id in turned]
     own = {class_id: (labels, class_id) for class_id in svg.templates_of(labels)}
     sets = {"synthetic": SyntheticSet(settings, own, names)}
     for folder, entries, count in (

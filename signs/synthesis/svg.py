@@ -64,13 +64,6 @@ def rasterize(path: Path, side: int = SIDE) -> Image:
     return image.astype(np.uint8, copy=False)
 
 
-def is_symmetric(template: Path) -> bool:
-    """Whether a sign looks the same upside down."""
-    small = pyramid(template)[-2]
-    # Grey levels. A slash turned round is the same but for its edges: 0.2; "50" is not: 4 and more.
-    return bool(np.abs(small - np.rot90(small, 2)).mean() < 1)
-
-
 @cache
 def pyramid(template: Path) -> list[Floats]:
     """A template at full side, half, quarter and eighth; alpha in 0..1, colours multiplied by it.
@@ -88,3 +81,12 @@ def pyramid(template: Path) -> list[Floats]:
     for _ in range(3):
         levels.append(cv2.resize(levels[-1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
     return levels
+
+
+@cache
+def asymmetric_templates(labels: str) -> list[Path]:
+    """The templates of a label set that look different upside down."""
+    templates = [path for paths in templates_of(labels).values() for path in paths]
+    small = {path: pyramid(path)[-2] for path in templates}
+    # Mean grey levels: 0.2 between a slash and the same turned round, 4 and more for other signs.
+    return [path for path, tile in small.items() if np.abs(tile - np.rot90(tile, 2)).mean() > 1]

@@ -8,7 +8,7 @@ import pytest
 from signs.data import layouts
 from signs.data.images import decode
 from signs.params import Synthesize, load
-from signs.synthesis import render, sets
+from signs.synthesis import sets
 from signs.synthesis.sets import SyntheticSet
 
 PARAMS = load(Path(__file__).parents[2] / "params.yaml").synthesize
@@ -73,15 +73,3 @@ def test_the_three_sets_share_no_class_and_no_scene(labels, other, classes):
         assert {label_set for label_set, _ in shown.templates.values()} == used[folder]
         # Other scenes than those of the training photos.
         assert (shown.settings.seed == PARAMS.seed) == (folder == "synthetic")
-
-
-def test_signs_upside_down_are_outliers_unless_they_look_the_same():
-    outliers = sets.plan(PARAMS, "gtsrb")["auxiliary_outliers"]
-    turned = {
-        class_id - render.UPSIDE_DOWN: outliers.names[place]
-        for place, (_, class_id) in outliers.templates.items()
-        if class_id >= render.UPSIDE_DOWN
-    }
-    # No entry for vehicles, no entry, priority road, and the end of all limits are symmetric.
-    assert set(range(43)) - set(turned) == {12, 15, 17, 32}
-    assert set(turned.values()) == {"Sign upside down"}
