@@ -23,6 +23,10 @@ from signs.commands import dvc, git
 from signs.errors import UserError
 
 LOCK = Path("dvc.lock")
+STALE = (
+    "dvc.lock is not of this commit: {stage} was run with another {name}. "
+    "Run `dvc repro` and commit dvc.lock and metrics/."
+)
 Lock = dict[str, Any]
 Metrics = dict[str, float]
 
@@ -68,10 +72,10 @@ def compare(
     made, deps = {path for _, path in outs_now}, _hashes(before, "deps")
     for (stage, path), md5 in _hashes(after, "deps").items():
         if path not in made and deps.get((stage, path)) != md5:
-            raise UserError(
-                f"dvc.lock is not of this commit: {stage} was run with another {path}. "
-                "Run `dvc repro` and commit dvc.lock and metrics/."
-            )
+            raise UserError(STALE.format(stage=stage, name=path))
+    for stage, made_with in after.items():
+        if before.get(stage, {}).get("params") != made_with.get("params"):
+            raise UserError(STALE.format(stage=stage, name=paths.PARAMS))
     # Times always differ.
     timing = paths.TIMING.as_posix()
     differing = [k for k, md5 in outs_now.items() if outs.get(k) != md5 and k[1] != timing]
@@ -107,6 +111,7 @@ def _run_in_clone(photos: set[str]) -> dict[Path, str]:
         clone = Path(name) / "clone"
         git("clone", "--quiet", str(Path.cwd()), str(clone))
         _fetch(clone, photos)
+        _refuse_stale(clone)
         # Not into the cache: to verify changes nothing.
         dvc("repro", "--force", "--no-commit", at=clone, show=True)
         return _made(clone)
@@ -130,6 +135,19 @@ def _made(root: Path) -> dict[Path, str]:
         return {path: (root / path).read_text("utf-8") for path in (LOCK, paths.HEADLINE)}
     except FileNotFoundError as error:
         raise UserError(f"There is no {error.filename} here: run `dvc repro` first.") from error
+
+
+def _refuse_stale(clone: Path) -> None:
+    """Before a long run, find what was changed and committed without one."""
+    status = json.loads(dvc("status", "--json", at=clone))
+    for stage, kinds in status.items():
+        for kind in (kind for kind in kinds if isinstance(kind, dict)):
+            changes = kind.get("changed deps", {})
+            # Outputs are not there yet, so they count as deleted.
+            changes |= changes.pop(paths.PARAMS.name, {})
+            for name, change in changes.items():
+                if change in ("modified", "new"):
+                    raise UserError(STALE.format(stage=stage, name=name))
 
 
 def _committed(path: Path) -> str:

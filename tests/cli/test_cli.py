@@ -232,7 +232,7 @@ def test_ctrl_c_and_a_closed_pipe_end_quietly(folder: Path) -> None:
 
 def test_info(run: Run) -> None:
     text = run("info").stdout.decode()
-    assert "data set    colors (md5 d1f)" in text
+    assert "data set     colors (md5 d1f)" in text
     assert "100.00% of 3 photos" in text
     assert "       14   Green" in text
     assert json.loads(run("info", "--json").stdout)["class_ids"] == [3, 14, 20]

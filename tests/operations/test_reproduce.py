@@ -16,6 +16,7 @@ LOCK = {
     },
     "train": {
         "deps": [{"path": "data/prepared", "md5": "d"}],
+        "params": {"params.yaml": {"train.seed": 1}},
         "outs": [{"path": "models", "md5": "m"}, {"path": str(TIMING), "md5": "t"}],
     },
 }
@@ -70,3 +71,10 @@ def test_a_lock_of_other_code_or_photos_is_stale(place):
     path = LOCK["preprocess"]["deps"][place]["path"]
     with pytest.raises(UserError, match=f"preprocess was run with another {path}"):
         compare(changed("preprocess", "deps", place), LOCK, METRICS, METRICS, LIMITS)
+
+
+def test_a_lock_of_other_parameters_is_stale():
+    other = copy.deepcopy(LOCK)
+    other["train"]["params"]["params.yaml"]["train.seed"] = 2
+    with pytest.raises(UserError, match=r"train was run with another params\.yaml"):
+        compare(other, LOCK, METRICS, METRICS, LIMITS)

@@ -122,7 +122,7 @@ def test_report_and_model_card_say_what_was_measured(finished, details):
         f"confidence is below {metadata['threshold']:.3f}",
         "48 files, 48 distinct photos",
         "40 train, 4 validation, 4 test",
-        metadata["provenance"]["commit"],
+        metadata["provenance"]["fingerprint"][:16],
     ):
         assert value in card
     page = project.path("report.html").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Generated requests from the service's own OpenAPI document, and generated forms."""
+"""Generated requests from the service's own OpenAPI document, damaged files, and forms."""
 
 import contextlib
 import re
@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from signs.serving import forms
 from signs.serving.refused import Refused
+from tests.conftest import Server, photo
+from tests.data.test_images import damaged
 
 SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"
 
@@ -35,6 +37,17 @@ def test_responds_as_its_openapi_document_says(server: str, tmp_path: Path) -> N
 LINES = [b"--b", b"--b--", b"\r\n", b"\n", b"\0", b":", b'"', b'"image"', b'; filename="a.png"']
 LINES += [b"Content-Disposition: form-data; name=", b"Content-Type: image/png"]
 LINES += [b"; filename*=utf-8''%00", b"Content-Transfer-Encoding: base64"]
+
+
+@pytest.mark.slow
+def test_the_service_survives_damaged_files(running: Server) -> None:
+    @settings(max_examples=200, deadline=None)
+    @given(damaged(), st.sampled_from(["/predict", "/explain"]))
+    def send(content: bytes, path: str) -> None:
+        assert running.send(content, path).status in (200, 400, 413)
+
+    send()
+    assert running.send(photo("Red")).body["name"] == "Red"
 
 
 @settings(max_examples=1000, deadline=None)
