@@ -75,7 +75,7 @@ def rounded(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def by_class(test: pd.DataFrame, classes: pd.DataFrame) -> pd.DataFrame:
-    """Recall with its 95 % interval, precision and F1 of each class (ClassId, Name).
+    """Recall with its 95 % interval, precision, F1 and test groups of each class (ClassId, Name).
 
     The classes are in label order; the test photos have label, predicted_label and group.
     """
@@ -85,12 +85,15 @@ def by_class(test: pd.DataFrame, classes: pd.DataFrame) -> pd.DataFrame:
     rows = [labels == label for label in range(len(classes))]
     limits = [intervals.by_group(predicted[i] == labels[i], test["group"][i]) for i in rows]
     low, high = zip(*limits, strict=True)
+    groups = [len(np.unique(intervals.group_numbers(test["group"][i]))) for i in rows]
     precision = (hits / counts["predicted"]).fillna(0.0)
     shares = {"recall": hits / shown, "recall_low": low, "recall_high": high}
     shares |= {"precision": precision, "f1": 2 * hits / (shown + counts["predicted"])}
     table = pd.DataFrame({"class_id": classes["ClassId"], "name": classes["Name"]})
     # Nothing can be said of a class without a photo.
-    return table.assign(test=shown, correct=hits).join(pd.DataFrame(shares)[shown > 0])
+    return table.assign(test=shown, test_groups=groups, correct=hits).join(
+        pd.DataFrame(shares)[shown > 0]
+    )
 
 
 def confusions(test: pd.DataFrame, classes: pd.DataFrame) -> pd.DataFrame:

@@ -112,11 +112,8 @@ def _accuracy(tables: Tables, limits: params.Gate) -> Check:
     p = p_of_loss(np.bincount(intervals.group_numbers(tables[0]["group"]), weights=now - before))
     won, lost = (now > before).sum(), (now < before).sum()
     on = f"{_count(tables[0])}: {won} photos won, {lost} lost, p = {p:.3g}"
-    found, allowed = (
-        (float(now.mean()), float(before.mean())),
-        f"p at least {limits.significance:g}",
-    )
-    return Check("accuracy", on, *found, HIGHER, allowed, p >= limits.significance)
+    found, allowed = (float(now.mean()), float(before.mean())), limits.significance
+    return Check("accuracy", on, *found, HIGHER, f"p at least {allowed:g}", p >= allowed)
 
 
 def _recall(tables: Tables, names: dict[int, str], limits: params.Gate) -> Check:

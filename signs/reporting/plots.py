@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from signs.evaluation.calibration import ECE_BINS as BINS
-from signs.evaluation.intervals import Bools, Floats, Ints, wilson
+from signs.evaluation.intervals import FEW_GROUPS, Bools, Floats, Ints, wilson
 from signs.reporting import style
 from signs.reporting.style import BLUE, DARK, FAINT, GREY, LIGHT, MIDDLE, RED
 
@@ -119,21 +119,24 @@ def plot_ood(test: Floats, ood: Floats, threshold: float, path: Path) -> None:
 def plot_recall(classes: pd.DataFrame, path: Path) -> None:
     """Save each class's recall with its 95 % interval as horizontal bars.
 
-    Columns: class_id, name, test, correct, recall, recall_low and recall_high.
+    Columns: class_id, name, test, test_groups, correct, recall, recall_low and recall_high.
     """
     classes = classes.sort_values("class_id")
     tested = classes["test"].to_numpy() > 0
     rows = np.arange(len(classes))
     columns = classes[["recall", "recall_low", "recall_high"]].to_numpy(float).T
     recall, low, high = np.nan_to_num(columns)
-    size, margins = (720, max(60, 17 * len(rows))), (_margin(classes["name"]), 110, 58, 36)
+    size, margins = (720, max(60, 17 * len(rows))), (_margin(classes["name"]), 130, 58, 36)
     with _canvas(path, size, margins) as (figure, axes):
         axes.barh(rows, recall, height=0.72, color=[MIDDLE if r >= 1 else LIGHT for r in recall])
         spread = np.maximum(0, [recall - low, high - recall])[:, tested]
         middles = recall[tested], rows[tested]
         axes.errorbar(*middles, None, spread, "none", ecolor=DARK, elinewidth=0.9, capsize=2)
-        for row, (test, right) in enumerate(zip(classes["test"], classes["correct"], strict=True)):
-            text = f"{int(right):,} of {int(test):,}" if test else "not tested"
+        counts = classes[["test", "test_groups", "correct"]].to_numpy(int)
+        for row, (test, groups, right) in enumerate(counts):
+            text = f"{right:,} of {test:,}" if test else "not tested"
+            if 0 < groups < FEW_GROUPS < test:
+                text += f" in {groups} group{'s' if groups > 1 else ''}"
             colour = GREY if not test else DARK if right == test else RED
             axes.text(1.015, row, text, va="center", fontsize=7.5, color=colour)
         axes.set_yticks(rows, _labels(classes["name"], classes["class_id"]), fontsize=7.5)

@@ -103,7 +103,7 @@ def test_by_class_equals_scikit_learns() -> None:
     precision, recall, f1, count = sklearn.metrics.precision_recall_fscore_support(
         LABELS, PREDICTED, labels=range(5), zero_division=0
     )
-    assert table["test"].tolist() == count.tolist()
+    assert table["test"].tolist() == table["test_groups"].tolist() == count.tolist()
     assert (
         table["correct"].tolist()
         == np.diag(sklearn.metrics.confusion_matrix(LABELS, PREDICTED)).tolist()

@@ -51,8 +51,9 @@ FILES = {
     "5,1,Stop,3,2,1/0.png\n5,1,Stop,3,2,1/1.png\n5,1,Stop,3,2,1/2.png\n"
     f"2,0,{EVIL},2,1,0/0.png\n2,0,{EVIL},2,1,0/1.png\n",
     "metrics/evaluate/details.json": json.dumps(DETAILS),
-    "metrics/evaluate/classes.csv": "class_id,name,test,correct,recall,recall_low,recall_high\n"
-    f"0,{EVIL},40,36,.9,.8,1\n1,Stop,4,2,.5,.2,.9\n2,a|b,0,0,,,\n",
+    "metrics/evaluate/classes.csv": "class_id,name,test,test_groups,correct,"
+    "recall,recall_low,recall_high\n"
+    f"0,{EVIL},40,20,36,.9,.8,1\n1,Stop,4,1,2,.5,.2,.9\n2,a|b,0,0,0,,,\n",
     "metrics/evaluate/confusions.csv": "true_id,true_name,predicted_id,predicted_name,count,share\n"
     f"1,Stop,0,{EVIL},3,.25\n",
     "metrics/evaluate/corruptions.csv": f"corruption,level,photos,accuracy\n{CORRUPTED}",

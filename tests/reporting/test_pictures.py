@@ -76,7 +76,11 @@ def test_confusion_is_legible_and_red_where_wrong(draw: Draw, classes: int) -> N
 
 def test_recall_bars_are_as_long_as_the_recall(draw: Draw) -> None:
     table = pd.DataFrame({"class_id": range(4), "name": NAMES[:4]})
-    table["test"], table["correct"] = [10, 10, 10, 0], [10, 5, 0, 0]
+    table["test"], table["test_groups"], table["correct"] = (
+        [10, 10, 10, 0],
+        [9, 1, 9, 0],
+        [10, 5, 0, 0],
+    )
     for column in ("recall", "recall_low", "recall_high"):
         table[column] = table["correct"] / table["test"].replace(0, np.nan)
     image = draw(plots.plot_recall, table)
