@@ -194,6 +194,12 @@ class Recipe(Block):
     augment: Augment
 
 
+class CompactRecipe(Recipe):
+    """How the compact network is built and trained."""
+
+    width: Annotated[int, Field(ge=4, le=128)]
+
+
 class Train(Block):
     """Settings of the train stage: the chosen network and a recipe for each."""
 
@@ -202,7 +208,7 @@ class Train(Block):
     devices: Count
     target_precision: Annotated[float, Field(gt=0, lt=1)]
     target_coverage: Annotated[float, Field(gt=0, lt=1)]
-    compact: Recipe
+    compact: CompactRecipe
     classic: Recipe
 
     @model_validator(mode="after")

@@ -32,7 +32,7 @@ tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU"
 
 
 # Each kind of layer of the real ones, but dropout: each device would drop others.
-def tiny(size, channels, classes):
+def tiny(size, channels, classes, width):
     pixels = keras.Input((size, size, channels), dtype="uint8")
     x = layers.Conv2D(4, 3, use_bias=False)(layers.Rescaling(1 / 127.5, offset=-1.0)(pixels))
     x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x)))

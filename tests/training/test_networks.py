@@ -31,6 +31,19 @@ def test_compact_takes_any_size(size: int, channels: int) -> None:
     assert networks.compact(size, channels, 5).output_shape == (None, 5)
 
 
+def test_a_narrow_network_is_tiny() -> None:
+    assert networks.compact(32, 3, 43, width=12).count_params() < 100_000
+
+
+def test_compact_sees_through_darkness_and_haze() -> None:
+    network = networks.compact(32, 3, 43)
+    bright = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    dark, pale = bright // 4, 192 + bright // 4
+    logits = [np.asarray(network(images, training=False)) for images in (bright, dark, pale)]
+    assert logits[1] == pytest.approx(logits[0], abs=0.1 * float(np.abs(logits[0]).max()))
+    assert logits[2] == pytest.approx(logits[0], abs=0.1 * float(np.abs(logits[0]).max()))
+
+
 def test_a_saved_network_needs_none_of_our_code(network: keras.Model) -> None:
     for layer in network.layers:
         assert type(layer).__module__.startswith("keras."), layer
