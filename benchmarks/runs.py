@@ -60,10 +60,12 @@ class Page(NamedTuple):
     def markdown(self) -> str:
         """The text of the page, from the rows that are kept, made here or in another clone.
 
-        If the digest of a row's experiments would be another one now, it is "of earlier code".
+        Rows that are not listed any more come last: nobody shall try again what did not help. If
+        the digest of a row's experiments would be another one now, it is "of earlier code".
         """
         table = self._rows()
-        table = table.loc[[title for title in self.experiments if title in table.index]]
+        listed = [title for title in self.experiments if title in table.index]
+        table = table.loc[[*listed, *table.index.difference(listed, sort=False)]]
         machines = table["commit"].groupby(table["processor"], sort=False).unique()
         processors = "; ".join(f"{kind} ({', '.join(ids)})" for kind, ids in machines.items())
         changed = table["digest"] != table.index.map(self._digest)
@@ -80,7 +82,8 @@ class Page(NamedTuple):
         return pd.read_csv(path, index_col=0, dtype=str, keep_default_na=False)
 
     def _digest(self, title: str) -> str:
-        return " ".join(digest(self.stage, each) for each in self.experiments[title].values())
+        settings = self.experiments.get(title, {}).values()
+        return " ".join(digest(self.stage, each) for each in settings) or "not listed"
 
 
 def listed(name: str) -> Any:

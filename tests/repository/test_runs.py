@@ -150,13 +150,14 @@ def test_a_page_shows_the_rows_that_were_kept(monkeypatch: pytest.MonkeyPatch) -
 | new | **98.0** | c1 |
 | old | **90.10** | c0, of earlier code |
 | a, b | **97.8** | c0 |
+| not listed | **1** | c0, of earlier code |
 L (c1); K (c0), x
 """
     assert page.markdown() == expected
     page.keep("a, b", {"accuracy": "97.9", "commit": "c0", "processor": "K"})
     assert page.markdown() == expected.replace("97.8", "97.9")
     Path("signs/code.py").write_text("other")
-    assert page.markdown().count("of earlier code") == 3
+    assert page.markdown().count("of earlier code") == 4
 
 
 @pytest.mark.parametrize("generator", [ablation, results])
