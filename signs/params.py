@@ -161,6 +161,13 @@ class Augment(Block):
     brightness: Annotated[float, Field(ge=0, le=1)]
     blur: Fraction
     erase: Fraction
+    motion: Fraction
+    coarse: Fraction
+    sharpen: Fraction
+    noise: Fraction
+    shade: Fraction
+    gamma: Fraction
+    tint: Fraction
 
 
 class Recipe(Block):
@@ -178,6 +185,7 @@ class Recipe(Block):
     synthetic_share: Fraction
     auxiliary_outlier_share: Fraction
     validation_images: Count
+    experiment: list[str]
     augment: Augment
 
 

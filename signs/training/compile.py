@@ -9,7 +9,7 @@ import tensorflow as tf
 from signs.data.arrays import Prepared
 from signs.errors import UserError
 from signs.params import Recipe
-from signs.training.networks import NETWORKS
+from signs.training.networks import NETWORKS, variant
 
 
 def scope(devices: int) -> AbstractContextManager[Any]:
@@ -35,7 +35,13 @@ def scope(devices: int) -> AbstractContextManager[Any]:
 
 def build(network: str, data: Prepared, recipe: Recipe) -> keras.Model:
     """The untrained network, compiled with the recipe's optimizer, schedule and loss."""
-    model = NETWORKS[network](*data.images.shape[2:], len(data.labels))
+    wanted = set(recipe.experiment)
+    if "bf16" in wanted:
+        keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    if wanted:
+        model = variant(*data.images.shape[2:], len(data.labels), wanted)
+    else:
+        model = NETWORKS[network](*data.images.shape[2:], len(data.labels))
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             # A device's part of the batch has other means than the batch.
@@ -48,13 +54,27 @@ def build(network: str, data: Prepared, recipe: Recipe) -> keras.Model:
             0.0 if warmup else rate, steps - warmup, warmup_target=rate, warmup_steps=warmup
         )
     model.compile(
-        optimizer=keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay),
+        optimizer=_optimizer(rate, recipe),
         loss=keras.losses.CategoricalCrossentropy(
             from_logits=True, label_smoothing=recipe.label_smoothing
         ),
         metrics=[Accuracy(name="accuracy")],
     )
     return model
+
+
+def _optimizer(rate: Any, recipe: Recipe) -> Any:
+    wanted = set(recipe.experiment)
+    if "sgd" in wanted:
+        made = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay)
+    else:
+        ema = next((int(name[3:]) / 10000 for name in wanted if name.startswith("ema")), None)
+        made = keras.optimizers.AdamW(
+            rate, weight_decay=recipe.weight_decay, use_ema=ema is not None, ema_momentum=ema or 0.99
+        )
+    if "decay-kernels" in wanted:
+        made.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return made
 
 
 @keras.saving.register_keras_serializable(package="signs")

@@ -71,6 +71,15 @@ class Training:
         progress, epoch = self._progress, self._progress.epoch + 1
         loss, accuracy = self._fit(epoch - 1)
         validation_started = time.monotonic()
+        averaged = getattr(self._model.optimizer, "use_ema", False)
+        if averaged:
+            own = [variable.numpy() for variable in self._model.trainable_variables]
+            for variable, mean in zip(
+                self._model.trainable_variables,
+                self._model.optimizer._model_variables_moving_average,
+                strict=True,
+            ):
+                variable.assign(mean)
         validation_loss, validation_accuracy = self._validate(epoch, loss)
         progress.validation_seconds += time.monotonic() - validation_started
         progress.epoch = epoch
@@ -93,6 +102,9 @@ class Training:
         before = progress.seconds
         progress.seconds = before + time.monotonic() - started
         checkpoint.save(self._state, self._model, progress, is_best)
+        if averaged:
+            for variable, value in zip(self._model.trainable_variables, own, strict=True):
+                variable.assign(value)
         progress.seconds = before + time.monotonic() - started
         seconds_left = progress.seconds / epoch * (self._recipe.epochs - epoch)
         self._bar.write(

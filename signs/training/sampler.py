@@ -62,4 +62,28 @@ class EpochSampler:
             labels.append(np.full(self._outlier_count, -1))
         order = rng.permutation(self._count)
         mixed = augment(np.concatenate(images)[order], self._recipe.augment, rng)
-        return mixed, self._targets[np.concatenate(labels)[order]]
+        targets = self._targets[np.concatenate(labels)[order]]
+        if "mixup" in self._recipe.experiment:
+            other = rng.permutation(self._count)
+            share = np.where(rng.random(self._count) < 0.5, rng.beta(0.4, 0.4, self._count), 1)
+            share = share.astype(np.float32)
+            wide = share[:, None, None, None]
+            mixed = np.rint(wide * mixed + (1 - wide) * mixed[other]).astype(np.uint8)
+            targets = share[:, None] * targets + (1 - share[:, None]) * targets[other]
+        if "cutmix" in self._recipe.experiment:
+            other = rng.permutation(self._count)
+            source, size = mixed.copy(), mixed.shape[1]
+            for row in np.flatnonzero(rng.random(self._count) < 0.3):
+                side = round(size * np.sqrt(rng.uniform(0.05, 0.5)))
+                y, x = rng.integers(0, size - side + 1, 2)
+                mixed[row, y : y + side, x : x + side] = source[
+                    other[row], y : y + side, x : x + side
+                ]
+                share = side * side / size / size
+                targets[row] = (1 - share) * targets[row] + share * self._targets_of(
+                    labels, order, other[row]
+                )
+        return mixed, targets
+
+    def _targets_of(self, labels, order, row):
+        return self._targets[np.concatenate(labels)[order[row]]]
