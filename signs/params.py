@@ -159,7 +159,14 @@ class Augment(Block):
     shear: Annotated[float, Field(ge=0, le=0.5)]
     contrast: Annotated[float, Field(ge=0, lt=1)]
     brightness: Annotated[float, Field(ge=0, le=1)]
+    gamma: Annotated[float, Field(ge=0, le=3)]
+    tint: Annotated[float, Field(ge=0, le=0.5)]
+    shade: Fraction
+    noise: Fraction
     blur: Fraction
+    motion: Fraction
+    coarse: Fraction
+    sharpen: Fraction
     erase: Fraction
     motion: Fraction
     coarse: Fraction
@@ -168,6 +175,12 @@ class Augment(Block):
     shade: Fraction
     gamma: Fraction
     tint: Fraction
+
+    @model_validator(mode="after")
+    def _resamples_once(self) -> "Augment":
+        if self.blur + self.motion + self.coarse + self.sharpen > 1:
+            raise ValueError("blur, motion, coarse and sharpen must not exceed 1 together")
+        return self
 
 
 class Recipe(Block):

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from signs import files, params, paths
-from signs.data import arrays, splits
+from signs.data import arrays, images, splits
 from signs.errors import UserError, run_stage
-from signs.evaluation import ensemble, external, metrics, ood, parity, robustness
+from signs.evaluation import ensemble, external, metrics, ood, parity, robustness, slices
 from signs.inference.classifier import Classifier, Logits
 from signs.inference.saliency import occlusion_map
 from signs.inference.tables import predict_table, predictions_of
@@ -81,6 +81,9 @@ def _write_predictions(
     test = table[table["split"] == splits.TEST]
     _write_table(metrics.by_class(test, data.labels), "classes.csv")
     _write_table(metrics.confusions(test, data.labels), "confusions.csv")
+    regions = samples.loc[test.index, images.REGION]
+    parts = slices.measure(paths.DATA / data.dataset, test.join(regions), test["correct"])
+    _write_table(parts, "slices.csv")
     wrong = test[~test["correct"]].sort_values("confidence", ascending=False, kind="stable")
     mistakes = wrong["predicted_label"].head(shown)
     rows = zip(mistakes.index.tolist(), mistakes.tolist(), strict=True)

@@ -82,12 +82,28 @@ def prepare(image: Image, settings: ImageSettings, region: Region | None = None)
 
 def crop_and_resize(image: Image, settings: ImageSettings, region: Region | None = None) -> Image:
     """The first half of `prepare`: crop and resize to RGB, uint8 (size, size, 3)."""
-    if region is not None:
-        image = _crop(image, region, settings.margin)
+    image = crop(image, region, settings.margin)
     side = settings.size
     shrinks = image.shape[0] > side or image.shape[1] > side
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(image, (side, side), interpolation=interpolation)  # type: ignore[return-value]
+
+
+def crop(image: Image, region: Region | None, margin: float = 0.0) -> Image:
+    """The region of a photo (H, W, 3) with a share of its sides around it; None: the photo.
+
+    `ImageError` if the region lies outside of the photo.
+    """
+    if region is None:
+        return image
+    height, width = image.shape[:2]
+    left, top, right, bottom = region
+    across, down = margin * (right - left), margin * (bottom - top)
+    x1, x2 = max(0, round((left - across) * width)), min(width, round((right + across) * width))
+    y1, y2 = max(0, round((top - down) * height)), min(height, round((bottom + down) * height))
+    if x2 - x1 < 2 or y2 - y1 < 2:
+        raise ImageError(f"the sign's region {region} lies outside of the image")
+    return image[y1:y2, x1:x2]
 
 
 def equalize(stack: Image, settings: ImageSettings) -> Image:
@@ -145,17 +161,6 @@ def _has_png_end(content: bytes) -> bool:
             return chunk == PNG_END
         place += 12 + int.from_bytes(chunk[:4])
     return False
-
-
-def _crop(image: Image, region: Region, margin: float) -> Image:
-    height, width = image.shape[:2]
-    left, top, right, bottom = region
-    across, down = margin * (right - left), margin * (bottom - top)
-    x1, x2 = max(0, round((left - across) * width)), min(width, round((right + across) * width))
-    y1, y2 = max(0, round((top - down) * height)), min(height, round((bottom + down) * height))
-    if x2 - x1 < 2 or y2 - y1 < 2:
-        raise ImageError(f"the sign's region {region} lies outside of the image")
-    return image[y1:y2, x1:x2]
 
 
 def _equalized(lumas: Image, contrast: str) -> Image:

@@ -24,6 +24,8 @@ CLASS_COLUMNS: Formats = {
     **dict.fromkeys(COUNTS, number),
     **dict.fromkeys(["recall", "precision", "f1"], percent),
 }
+SLICE_COLUMNS: Formats = {"criterion": str, "low": partial(number, digits=1)}
+SLICE_COLUMNS |= {"high": partial(number, digits=1), "photos": number, "accuracy": percent}
 OOD_COLUMNS: Formats = {"name": str, "photos": number, "rejected": percent}
 OOD_COLUMNS |= {"mean_confidence": partial(number, digits=3), "most_frequent_prediction": str}
 
@@ -50,6 +52,9 @@ def write_page(metrics: Path, settings: Json, labels: pd.DataFrame, target: Path
         corruption_rows=[
             [kind, *map(percent, shares)] for kind, *shares in results["corruptions"]["rows"]
         ],
+        slice_rows=_cells(
+            read_table(metrics / "evaluate/slices.csv").to_dict("records"), SLICE_COLUMNS
+        ),
         ood_rows=_cells(results["ood"], OOD_COLUMNS),
         run=_facts(results["trained"]),
         audit_facts=_facts(results["audit"]),

@@ -1,8 +1,12 @@
 """Random changes of training images. None flips an image or changes what a sign means:
 mirrored arrows and curves are other signs, so rotations stay small and flips do not exist.
+
+Each step takes all its random numbers before any image is changed, so the number of cores does
+not change the result. Images are uint8 (N, size, size, channels).
 """
 
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -18,115 +22,42 @@ RANDOM_NUMBERS = 2**20
 
 Images = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.floating]
+Step = Callable[[int, Images], Images]  # row and image (size, size, channels) → the image changed
+
+RANDOM_NUMBERS = 2**20
+INTERPOLATIONS = cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC
 
 
 def augment(images: Images, settings: Augment, rng: np.random.Generator) -> Images:
-    """Each image, uint8 (N, size, size, channels), changed at random.
-
-    All random numbers come before the threads: the number of cores does not change the result.
-    """
-    count, size = images.shape[:2]
-    channels = images.shape[3]
-    matrices = _affine_matrices(count, size, settings, rng)
-    curves = _curves(count, channels, settings, rng)
-    shades = _shades(count, settings, rng)
-    noises = settings.noise * rng.random(count) ** 2
-    pieces = rng.integers(0, RANDOM_NUMBERS - size * size * channels, count)
-    kinds, strengths, angles, erased = rng.random((4, count))
-    corners = rng.uniform(0, 0.8, (count, 2)) * size
-    extents = rng.uniform(0.1, 0.35, (count, 2)) * size
-    colors = rng.integers(0, 256, (count, channels))
+    """Each image, changed at random: where it lies, its sharpness, its light, what hides it."""
+    shape = images.shape
+    steps = [make(shape, settings, rng) for make in (_move, _resample, _light, _erase)]
     result = np.empty_like(images)
 
     def change(rows: range) -> None:
         for row in rows:
-            image = cv2.warpAffine(
-                images[row], matrices[row], (size, size), borderMode=cv2.BORDER_REPLICATE
-            )
-            image = _resolution(image, kinds[row], strengths[row], angles[row], settings)
-            if curves is not None:
-                image = cv2.LUT(image, curves[row])
-            if noises[row] > 0.002 or shades is not None:
-                light = image.astype(np.float32).reshape(size, size, channels)
-                if shades is not None:
-                    light *= shades[row](size)[:, :, None]
-                if noises[row] > 0.002:
-                    piece = _normal()[pieces[row] : pieces[row] + light.size]
-                    light += piece.reshape(light.shape) * (255 * noises[row])
-                image = np.clip(light, 0, 255).astype(np.uint8)
-            result[row] = image.reshape(result.shape[1:])
-            if erased[row] < settings.erase:
-                (x, y), (w, h) = corners[row].astype(int), extents[row].astype(int)
-                result[row, y : y + h, x : x + w] = colors[row]
+            image = images[row]
+            for step in steps:
+                # OpenCV drops the axis of a single channel.
+                image = step(row, image).reshape(shape[1:])
+            result[row] = image
 
     with ThreadPoolExecutor(cores()) as pool:
-        list(pool.map(change, [range(start, count, cores()) for start in range(cores())]))
+        list(pool.map(change, [range(start, len(images), cores()) for start in range(cores())]))
     return result
 
 
-def _resolution(image, kind, strength, angle, settings):
-    size = image.shape[0]
-    kinds = (
-        ("blur", settings.blur),
-        ("motion", settings.motion),
-        ("coarse", settings.coarse),
-        ("sharpen", settings.sharpen),
-    )
-    for name, share in kinds:
-        kind -= share
-        if kind >= 0:
-            continue
-        if name == "blur":
-            return cv2.GaussianBlur(image, (0, 0), 0.4 + 0.8 * strength)
-        if name == "motion":
-            kernel = motion_kernel(size * (0.05 + 0.15 * strength), angle * math.pi)
-            return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REPLICATE)
-        if name == "coarse":
-            side = round(size * (0.35 + 0.5 * strength))
-            small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
-            way = (cv2.INTER_LINEAR, cv2.INTER_NEAREST, cv2.INTER_CUBIC)[int(angle * 3)]
-            return cv2.resize(small, (size, size), interpolation=way)
-        soft = cv2.GaussianBlur(image, (0, 0), 1.0)
-        return cv2.addWeighted(image, 1 + 1.5 * strength, soft, -1.5 * strength, 0)
-    return image
+def _move(shape: tuple[int, ...], settings: Augment, rng: np.random.Generator) -> Step:
+    """Rotation, scale, shear and shift."""
+    count, size = shape[:2]
+    matrices = _affine_matrices(count, size, settings, rng)
 
+    def step(row: int, image: Images) -> Images:
+        return cv2.warpAffine(  # type: ignore[return-value]
+            image, matrices[row], (size, size), borderMode=cv2.BORDER_REPLICATE
+        )
 
-def _curves(count, channels, settings, rng):
-    """(count, 1, 256, channels) uint8 tone curves, None if nothing changes."""
-    gain, offset, gamma = rng.uniform(-1, 1, (3, count, 1, 1))
-    tint = 1 + settings.tint * rng.uniform(-1, 1, (count, 1, channels))
-    if not (settings.contrast or settings.brightness or settings.gamma or settings.tint):
-        return None
-    levels = np.arange(256, dtype=np.float32)[None, :, None] / 255
-    levels = levels ** (2.0 ** (settings.gamma * gamma))
-    gain = 1 + settings.contrast * gain
-    # Contrast turns around mid-grey, so it does not also darken.
-    levels = 127.5 * (1 - gain) + 255 * (gain * levels * tint + settings.brightness * offset)
-    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)[:, None]
-
-
-def _shades(count, settings, rng):
-    if not settings.shade:
-        return None
-    angle, start, steep, depth = rng.random((4, count))
-    depth = settings.shade * depth
-
-    def of(row):
-        def shade(size):
-            axis = np.linspace(-1, 1, size, dtype=np.float32)
-            slope = 0.5 * (0.5 + 0.5 * steep[row]) ** -4
-            a = 2 * math.pi * angle[row]
-            edge = np.add.outer(axis * (math.sin(a) * slope) + start[row], axis * (math.cos(a) * slope))
-            return (1 - depth[row] * np.clip(edge, 0, 1)).astype(np.float32)
-
-        return shade
-
-    return [of(row) for row in range(count)]
-
-
-@cache
-def _normal() -> Floats:
-    return np.random.default_rng(0).standard_normal(RANDOM_NUMBERS, np.float32)
+    return step
 
 
 def _affine_matrices(
@@ -142,3 +73,92 @@ def _affine_matrices(
     linear = scale * (rotation.reshape(-1, 2, 2) @ shearing.reshape(-1, 2, 2))
     centre = np.full(2, (size - 1) / 2)
     return np.concatenate([linear, (centre - linear @ centre + shift)[:, :, None]], axis=2)
+
+
+def _resample(shape: tuple[int, ...], settings: Augment, rng: np.random.Generator) -> Step:
+    """What another lens, distance or camera makes of it: one kind at most of each image."""
+    count, size = shape[:2]
+    kind, strength, choice = rng.random((3, count))
+    shares = settings.blur, settings.motion, settings.coarse, settings.sharpen
+    kinds = np.searchsorted(np.cumsum(shares), kind, side="right")
+
+    def step(row: int, image: Images) -> Images:
+        return changes[kinds[row]](image, strength[row], choice[row])
+
+    def blur(image: Images, strength: float, _: float) -> Images:
+        return cv2.GaussianBlur(image, (0, 0), size * (0.012 + 0.025 * strength))  # type: ignore[return-value]
+
+    def motion(image: Images, strength: float, choice: float) -> Images:
+        kernel = motion_kernel(size * (0.05 + 0.15 * strength), choice * math.pi)
+        return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
+
+    def coarsen(image: Images, strength: float, choice: float) -> Images:
+        side = round(size * (0.35 + 0.5 * strength))
+        small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+        return cv2.resize(small, (size, size), interpolation=INTERPOLATIONS[int(3 * choice)])  # type: ignore[return-value]
+
+    def sharpen(image: Images, strength: float, _: float) -> Images:
+        soft = cv2.GaussianBlur(image, (0, 0), size / 32)
+        return cv2.addWeighted(image, 1 + 1.5 * strength, soft, -1.5 * strength, 0)  # type: ignore[return-value]
+
+    changes = blur, motion, coarsen, sharpen, lambda image, *_: image
+    return step
+
+
+def _light(shape: tuple[int, ...], settings: Augment, rng: np.random.Generator) -> Step:
+    """Exposure, contrast and colour of the light, a shadow, and the sensor's noise."""
+    count, size, _, channels = shape
+    curves = _tone_curves(count, channels, settings, rng)
+    angle, start, steepness, depth = rng.random((4, count))
+    slope = 0.5 * (0.5 + 0.5 * steepness) ** -4
+    across, along = slope * np.sin(2 * math.pi * angle), slope * np.cos(2 * math.pi * angle)
+    depth *= settings.shade
+    sigma = 255 * settings.noise * rng.random(count) ** 2
+    pieces = rng.integers(0, RANDOM_NUMBERS - size * size * channels, count)
+    axis = np.linspace(-1, 1, size, dtype=np.float32)
+
+    def step(row: int, image: Images) -> Images:
+        image = np.asarray(cv2.LUT(image, curves[row]), np.uint8).reshape(image.shape)
+        if depth[row] == 0 and sigma[row] == 0:
+            return image
+        edge = np.add.outer(axis * across[row] + start[row], axis * along[row])
+        light = image * (1 - depth[row] * np.clip(edge, 0, 1))[:, :, None]
+        noise = _normal()[pieces[row] : pieces[row] + image.size].reshape(image.shape)
+        return np.asarray(np.clip(light + sigma[row] * noise + 0.5, 0, 255), np.uint8)
+
+    return step
+
+
+def _tone_curves(count: int, channels: int, settings: Augment, rng: np.random.Generator) -> Images:
+    """What each of 256 levels becomes, uint8 (count, 1, 256, channels)."""
+    contrast, brightness, gamma = rng.uniform(-1, 1, (3, count, 1, 1))
+    tint = 1 + settings.tint * rng.uniform(-1, 1, (count, 1, channels))
+    levels = (np.arange(256) / 255)[None, :, None] ** 2 ** (settings.gamma * gamma)
+    gain = 1 + settings.contrast * contrast
+    # Contrast turns around mid-grey, so it does not also darken.
+    levels = 0.5 + gain * (levels * tint - 0.5) + settings.brightness * brightness
+    return np.asarray(np.rint(255 * np.clip(levels, 0, 1)), np.uint8)[:, None]
+
+
+def _erase(shape: tuple[int, ...], settings: Augment, rng: np.random.Generator) -> Step:
+    """Paint over a rectangle (Z. Zhong et al., "Random Erasing Data Augmentation", AAAI 2020)."""
+    count, size, _, channels = shape
+    erased = rng.random(count) < settings.erase
+    corners = (rng.uniform(0, 0.8, (count, 2)) * size).astype(int)
+    extents = (rng.uniform(0.1, 0.35, (count, 2)) * size).astype(int)
+    colors = rng.integers(0, 256, (count, channels))
+
+    def step(row: int, image: Images) -> Images:
+        if erased[row]:
+            (x, y), (width, height) = corners[row], extents[row]
+            image = image.copy()
+            image[y : y + height, x : x + width] = colors[row]
+        return image
+
+    return step
+
+
+@cache
+def _normal() -> Floats:
+    """A long row of random numbers, of which images take pieces: ten times as fast."""
+    return np.random.default_rng(0).standard_normal(RANDOM_NUMBERS, np.float32)

@@ -125,9 +125,7 @@ class Training:
         step = keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: self._bar.update())
         callbacks = [step, keras.callbacks.TerminateOnNaN()]
         batches = _batches((images, targets), self._recipe.batch_size)
-        history = self._model.fit(
-            batches, shuffle=False, verbose=0, callbacks=callbacks
-        ).history
+        history = self._model.fit(batches, shuffle=False, verbose=0, callbacks=callbacks).history
         return float(history["loss"][-1]), float(history["accuracy"][-1])
 
     def _validate(self, epoch: int, loss: float) -> tuple[float, float]:

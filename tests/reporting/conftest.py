@@ -57,6 +57,8 @@ FILES = {
     "metrics/evaluate/confusions.csv": "true_id,true_name,predicted_id,predicted_name,count,share\n"
     f"1,Stop,0,{EVIL},3,.25\n",
     "metrics/evaluate/corruptions.csv": f"corruption,level,photos,accuracy\n{CORRUPTED}",
+    "metrics/evaluate/slices.csv": "criterion,low,high,photos,accuracy\n"
+    "brightness,12.5,80.25,14,.4321\n",
     # Of the two mistakes, the second is the more confident one.
     "data/evaluation/predictions.csv": "file,split,label,predicted_label,confidence,"
     "uncalibrated_confidence,energy,correct\n0/0.png,test,0,0,.99,.9,7,True\n"

@@ -16,9 +16,17 @@ STRONG = {
     "shear": 0.2,
     "contrast": 0.5,
     "brightness": 0.2,
-    "blur": 0.5,
+    "gamma": 0.5,
+    "tint": 0.1,
+    "shade": 0.5,
+    "noise": 0.1,
+    "blur": 0.25,
+    "motion": 0.25,
+    "coarse": 0.25,
+    "sharpen": 0.25,
     "erase": 0.5,
 }
+SHARES = "blur", "motion", "coarse", "sharpen", "erase"
 
 
 def strengths(**changes: float) -> Augment:
@@ -57,7 +65,7 @@ def test_each_setting_changes_images(name: str) -> None:
     before = images.copy()
     result = augment(images, strengths(**{name: STRONG[name]}), random())
     changed = (result != images).reshape(200, -1).any(axis=1).mean()
-    wanted = STRONG[name] if name in ("blur", "erase") else 1.0
+    wanted = STRONG[name] if name in SHARES else 1.0
     assert changed == pytest.approx(wanted, abs=0.12)
     assert (images == before).all()
 
