@@ -168,13 +168,6 @@ class Augment(Block):
     coarse: Fraction
     sharpen: Fraction
     erase: Fraction
-    motion: Fraction
-    coarse: Fraction
-    sharpen: Fraction
-    noise: Fraction
-    shade: Fraction
-    gamma: Fraction
-    tint: Fraction
 
     @model_validator(mode="after")
     def _resamples_once(self) -> "Augment":

@@ -18,8 +18,6 @@ from signs.data.blur import motion_kernel
 from signs.machine import cores
 from signs.params import Augment
 
-RANDOM_NUMBERS = 2**20
-
 Images = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.floating]
 Step = Callable[[int, Images], Images]  # row and image (size, size, channels) → the image changed
