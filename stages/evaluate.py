@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from signs import files, params, paths
-from signs.data import arrays, images, splits
+from signs.data import arrays, splits
 from signs.errors import UserError, run_stage
 from signs.evaluation import ensemble, external, metrics, ood, parity, robustness, slices
 from signs.inference.classifier import Classifier, Logits
@@ -48,8 +48,11 @@ def evaluate() -> None:
         name: metrics.with_coverage(samples[rows], logits[rows], model)
         for name, rows in (("validation", ~tested), ("test", tested))
     }
+    test = samples[tested]
+    correct = test["label"] == logits[tested].argmax(axis=1)
+    _write_table(slices.measure(photos, test, correct), "slices.csv")
     if count := settings.corruption_photos:
-        table, example = robustness.measure(model, photos, samples[tested], count)
+        table, example = robustness.measure(model, photos, test, count)
         _write_table(table, "corruptions.csv")
         details["test"]["corrupted_accuracy"] = round(float(table["accuracy"].mean()), 5)
         more["corruption_example"] = example
@@ -81,9 +84,6 @@ def _write_predictions(
     test = table[table["split"] == splits.TEST]
     _write_table(metrics.by_class(test, data.labels), "classes.csv")
     _write_table(metrics.confusions(test, data.labels), "confusions.csv")
-    regions = samples.loc[test.index, images.REGION]
-    parts = slices.measure(paths.DATA / data.dataset, test.join(regions), test["correct"])
-    _write_table(parts, "slices.csv")
     wrong = test[~test["correct"]].sort_values("confidence", ascending=False, kind="stable")
     mistakes = wrong["predicted_label"].head(shown)
     rows = zip(mistakes.index.tolist(), mistakes.tolist(), strict=True)

@@ -114,7 +114,7 @@ def test_a_bad_value_is_refused_with_what_is_allowed(key, value, allowed, conten
             "preprocess.split: fold (5) must stay below folds (5)",
         ),
         ({"preprocess.images.classic.size": 16}, "preprocess.images: classic.size (16) must be"),
-        ({"train.devices": 3}, "train: devices (3) must divide compact.batch_size (64)"),
+        ({"train.devices": 3}, "train: devices (3) must divide compact.batch_size (128)"),
         (
             {"evaluate.external_set": "synthetic"},
             "evaluate.external_set and dataset are both 'synthetic'",

@@ -195,6 +195,7 @@ def test_signs_that_look_the_same_upside_down():
 def test_a_sign_upside_down_is_that_sign_turned(monkeypatch, name):
     template = svg.TEMPLATES / f"gtsrb/{name}.svg"
     monkeypatch.setattr(render, "asymmetric_templates", lambda labels: [template])
+    monkeypatch.setattr(render, "templates_of", lambda labels: {int(name): [template]})
     turned = decode(render.render(CALM, "gtsrb", render.UPSIDE_DOWN, 0)).astype(float)
     upright = decode(render.render(CALM, "gtsrb", int(name), 0))
     pairs = (turned[::-1, ::-1], turned)
