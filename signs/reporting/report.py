@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from signs.evaluation import slices
 from signs.files import write_text
 from signs.reporting import pages
 from signs.reporting.pages import number, percent
@@ -24,7 +25,8 @@ CLASS_COLUMNS: Formats = {
     **dict.fromkeys(COUNTS, number),
     **dict.fromkeys(["recall", "precision", "f1"], percent),
 }
-SLICE_COLUMNS: Formats = {"criterion": str, "low": partial(number, digits=1)}
+SLICE_COLUMNS: Formats = {"criterion": lambda name: f"{name} ({slices.CRITERIA[name]})"}
+SLICE_COLUMNS |= {"low": partial(number, digits=1)}
 SLICE_COLUMNS |= {"high": partial(number, digits=1), "photos": number, "accuracy": percent}
 OOD_COLUMNS: Formats = {"name": str, "photos": number, "rejected": percent}
 OOD_COLUMNS |= {"mean_confidence": partial(number, digits=3), "most_frequent_prediction": str}

@@ -52,5 +52,8 @@ def test_overlay_is_red_where_it_matters(channels: int) -> None:
     assert tuple(shown[35, 35]) == (100, 100, 100)
 
 
-def test_overlay_where_nothing_matters_is_grey() -> None:
-    assert (overlay(photo(), np.zeros((SIZE, SIZE), np.float32)) == photo()).all()
+def test_overlay_shows_a_dark_image_bright() -> None:
+    nothing = np.zeros((SIZE, SIZE), np.float32)
+    stretched = np.where(photo() == 60, 0, 255)
+    assert (overlay(photo(), nothing) == stretched).all()
+    assert (overlay(photo() // 30, nothing) == stretched).all()

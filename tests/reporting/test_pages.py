@@ -88,7 +88,7 @@ def test_page_tells_all_numbers(run: Path) -> None:
         "2 a|b.",
         "Accepted 99.00 % confidence of at least 0.750 and energy score of at least 4.500",
         f"Stop 0 {EVIL} 3 25.00 %",
-        "brightness 12.5 80.2 14 43.21 %",
+        "brightness (mean grey level of the sign, 0 to 255) 12.5 80.2 14 43.21 %",
         # The condition that does most harm comes first.
         "Share of the same 80 test photos",
         "fog 87.50 % 75.00 % 62.50 % 50.00 % 37.50 % 62.50 %",

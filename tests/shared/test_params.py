@@ -84,6 +84,7 @@ def test_a_missing_key_is_named(key, content, tmp_path):
         ("train.compact.learning_rate", 0, "greater than 0"),
         ("train.compact.learning_rate", float("nan"), "less than or equal to 1"),
         ("train.compact.schedule", "linear", "'cosine' or 'constant'"),
+        ("train.compact.width", 3, "greater than or equal to 4"),
         ("train.target_precision", 1.0, "less than 1"),
         ("preprocess.split.group", "tracks", "'duplicates' or 'none'"),
         ("preprocess.images.compact.size", 7, "greater than or equal to 8"),
@@ -115,6 +116,10 @@ def test_a_bad_value_is_refused_with_what_is_allowed(key, value, allowed, conten
         ),
         ({"preprocess.images.classic.size": 16}, "preprocess.images: classic.size (16) must be"),
         ({"train.devices": 3}, "train: devices (3) must divide compact.batch_size (128)"),
+        (
+            {"train.compact.augment.blur": 0.8, "train.compact.augment.coarse": 0.3},
+            "train.compact.augment: blur, motion, coarse and sharpen must not exceed 1 together",
+        ),
         (
             {"evaluate.external_set": "synthetic"},
             "evaluate.external_set and dataset are both 'synthetic'",
