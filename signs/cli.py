@@ -16,6 +16,7 @@ from signs.errors import UserError
 COMMANDS = {
     "predict": ("operations.predict", "name the signs on photos"),
     "info": ("operations.info", "say which classifier is in models/classifier"),
+    "export": ("operations.export", "write the classifier in other formats"),
     "bulk": ("scale.bulk", "predict or preprocess millions of photos with Ray"),
     "sweep": ("scale.sweep", "search for better settings"),
     "verify": ("operations.reproduce", "check that the committed results come out again"),

@@ -177,8 +177,9 @@ class Augment(Block):
 
 
 class Recipe(Block):
-    """How one network is trained."""
+    """How one network is built and trained."""
 
+    width: Annotated[int, Field(ge=4, le=128)]
     epochs: Count
     steps_per_epoch: Count
     batch_size: Count
@@ -194,12 +195,6 @@ class Recipe(Block):
     augment: Augment
 
 
-class CompactRecipe(Recipe):
-    """How the compact network is built and trained."""
-
-    width: Annotated[int, Field(ge=4, le=128)]
-
-
 class Train(Block):
     """Settings of the train stage: the chosen network and a recipe for each."""
 
@@ -208,7 +203,8 @@ class Train(Block):
     devices: Count
     target_precision: Annotated[float, Field(gt=0, lt=1)]
     target_coverage: Annotated[float, Field(gt=0, lt=1)]
-    compact: CompactRecipe
+    max_int8_loss: Annotated[float, Field(ge=-1, le=1)]
+    compact: Recipe
     classic: Recipe
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ SALIENCY = EVALUATION / "saliency.npy"
 
 CLASSIFIER = Path("models/classifier")
 KERAS_MODEL = Path("models/model.keras")
+FLOAT_MODEL = Path("models/model.onnx")  # the classifier's may have 8-bit integers
 
 METRICS = Path("metrics")
 PREPROCESS_METRICS = METRICS / "preprocess"

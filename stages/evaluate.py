@@ -42,7 +42,9 @@ def evaluate() -> None:
     _, logits = predict_table(model, photos, samples, settings.batch_size, data.images)
     inputs = data.images[samples.index.to_numpy()]
     more: dict[str, Any] = {}
-    more |= parity.compare(model, paths.KERAS_MODEL, inputs, settings.max_onnx_difference)
+    more |= parity.compare(
+        model, paths.FLOAT_MODEL, paths.KERAS_MODEL, inputs, settings.max_onnx_difference
+    )
     tested = (samples["split"] == splits.TEST).to_numpy()
     details: dict[str, Any] = {
         name: metrics.with_coverage(samples[rows], logits[rows], model)

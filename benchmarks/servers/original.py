@@ -13,7 +13,7 @@ from signs.training import networks
 
 CLASSES = 43
 app = Flask(__name__)
-model = networks.classic(100, 1, CLASSES)
+model = networks.classic(100, 1, CLASSES, 60)
 model.predict(np.zeros((1, 100, 100, 1), np.float32), verbose=0)
 
 

@@ -1,4 +1,4 @@
-"""Whether the exported ONNX model predicts what the trained Keras model predicts."""
+"""Whether the exported models predict what the trained Keras model predicts."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from signs.errors import UserError
-from signs.inference.classifier import Classifier, Inputs, probabilities
+from signs.inference.classifier import Classifier, Inputs, probabilities, run, session
 
 # Enough to meet a difference; Keras needs seconds for them where ONNX Runtime needs one.
 IMAGES = 1000
@@ -14,16 +14,17 @@ BATCH = 256
 
 
 def compare(
-    model: Classifier, keras_file: Path, images: Inputs, allowed: float
+    model: Classifier, onnx_file: Path, keras_file: Path, images: Inputs, allowed: float
 ) -> dict[str, float]:
-    """Compare a classifier with its Keras model on prepared images, at most `IMAGES` of them.
+    """Compare exported models with the Keras model on prepared images, at most `IMAGES` of them.
 
-    Returned are onnx_max_difference (of a probability, rounded up to a power of ten because its
-    digits change with the processor) and onnx_same_predictions (share of images).
+    Returned are onnx_max_difference, between the ONNX file of floats and Keras (of a probability,
+    rounded up to a power of ten because its digits change with the processor), and
+    same_predictions, of the classifier and Keras (share of images).
 
     Raises:
         UserError: the Keras model cannot be read, or the difference is larger than allowed, so
-            what is deployed is not what was trained.
+            what is exported is not what was trained.
     """
     if len(images) > IMAGES:
         rows = np.random.default_rng(0).choice(len(images), IMAGES, replace=False)
@@ -38,15 +39,16 @@ def compare(
     parts = np.split(images, range(BATCH, len(images), BATCH))
     # `predict` waits for TensorFlow's tuner, as signs/training/loop.py explains.
     original = np.concatenate([trained.predict_on_batch(part) for part in parts])
-    exported = np.concatenate([model.logits(part) for part in parts])
+    exported = run(session(onnx_file.read_bytes()), images)
+    deployed = np.concatenate([model.logits(part) for part in parts])
     difference = np.abs(probabilities(original) - probabilities(exported)).max()
     if not difference <= allowed:
         raise UserError(
             f"ONNX and Keras differ by {difference:.2g} in a probability; "
             f"evaluate.max_onnx_difference allows {allowed:g}."
         )
-    same = (original.argmax(axis=1) == exported.argmax(axis=1)).mean()
+    same = (original.argmax(axis=1) == deployed.argmax(axis=1)).mean()
     return {
         "onnx_max_difference": float(f"{10 ** np.ceil(np.log10(max(difference, 1e-12))):.0e}"),
-        "onnx_same_predictions": float(same),
+        "same_predictions": float(same),
     }

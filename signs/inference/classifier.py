@@ -22,6 +22,7 @@ from signs.errors import UserError
 from signs.params import ImageSettings
 from signs.paths import CLASSIFIER
 
+BATCH = 256
 MODEL, METADATA = "model.onnx", "classifier.json"
 
 Inputs = npt.NDArray[np.uint8]  # prepared images (N, size, size, channels)
@@ -58,29 +59,10 @@ class Classifier:
         Raises:
             ClassifierError: missing, truncated or contradicting files.
         """
-        try:
-            content = (folder / MODEL).read_bytes()
-            metadata = Metadata.model_validate_json((folder / METADATA).read_bytes())
-        except FileNotFoundError as error:
-            raise ClassifierError(
-                f"There is no classifier in {folder} ({error.filename} is missing). "
-                "`dvc repro` trains one, `dvc pull` fetches the one that was committed."
-            ) from error
-        except ValidationError as error:
-            raise ClassifierError(f"{folder / METADATA} cannot be used: {error}") from error
-        if hashlib.sha256(content).hexdigest() != metadata.sha256:
-            raise ClassifierError(
-                f"{folder / MODEL} is truncated or belongs to another {METADATA}. "
-                "`dvc repro -f train` makes it anew."
-            )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        content, metadata = read(folder)
         self.metadata = metadata
         try:
-            self._session = onnxruntime.InferenceSession(
-                content, options, providers=["CPUExecutionProvider"]
-            )
+            self._session = session(content, threads)
             self._input = self._session.get_inputs()[0].name
             classes = self.logits(np.zeros((1, *self.input_shape), np.uint8)).shape[1]
         except Exception as error:  # ONNX Runtime's have no other base
@@ -152,10 +134,55 @@ def energy_scores(logits: Logits) -> Floats:
     return scores
 
 
+def session(content: bytes, threads: int = 0) -> onnxruntime.InferenceSession:
+    """A loaded ONNX model; with 0 threads, ONNX Runtime takes all cores."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def run(session: onnxruntime.InferenceSession, prepared: Inputs) -> Logits:
+    """Logits of a loaded ONNX model, as `Classifier.logits`; batches of 256 images."""
+    name = session.get_inputs()[0].name
+    parts = [prepared[start : start + BATCH] for start in range(0, len(prepared), BATCH)]
+    parts = [session.run(None, {name: np.ascontiguousarray(part)})[0] for part in parts]
+    return np.concatenate(parts)
+
+
+def read(folder: Path, model: str = MODEL) -> tuple[bytes, Metadata]:
+    """The bytes of the model file in a classifier's folder, and its classifier.json.
+
+    Raises:
+        ClassifierError: a file is missing or truncated, or the two do not belong together.
+    """
+    try:
+        content = (folder / model).read_bytes()
+        metadata = Metadata.model_validate_json((folder / METADATA).read_bytes())
+    except FileNotFoundError as error:
+        raise ClassifierError(
+            f"There is no classifier in {folder} ({error.filename} is missing). "
+            "`dvc repro` trains one, `dvc pull` fetches the one that was committed."
+        ) from error
+    except ValidationError as error:
+        raise ClassifierError(f"{folder / METADATA} cannot be used: {error}") from error
+    if hashlib.sha256(content).hexdigest() != metadata.sha256:
+        raise ClassifierError(
+            f"{folder / model} is truncated or belongs to another {METADATA}. "
+            "`dvc repro -f train` makes it anew."
+        )
+    return content, metadata
+
+
 def write(folder: Path, model: bytes, **metadata: Any) -> None:
     """Write a classifier folder: an ONNX file's bytes, and all other fields of `Metadata`."""
-    sha256 = hashlib.sha256(model).hexdigest()
-    content = Metadata(version=sha256[:12], sha256=sha256, **metadata)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MODEL).write_bytes(model)
+    describe(folder, MODEL, **metadata)
+
+
+def describe(folder: Path, model: str, **metadata: Any) -> None:
+    """Write the classifier.json of a model file in that folder; fields as `Metadata` has them."""
+    sha256 = hashlib.sha256((folder / model).read_bytes()).hexdigest()
+    content = Metadata(version=sha256[:12], sha256=sha256, **metadata)
     files.write_json(folder / METADATA, content.model_dump())

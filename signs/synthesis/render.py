@@ -16,6 +16,7 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
+from signs.data import noise
 from signs.data.blur import motion_kernel
 from signs.data.images import Image
 from signs.params import Range, Synthesize
@@ -23,7 +24,6 @@ from signs.synthesis.svg import Floats, asymmetric_templates, pyramid, templates
 
 NO_SIGN = 1000
 UPSIDE_DOWN = 2000
-RANDOM_NUMBERS = 2**20
 
 SQUARE = (-1, -1), (1, -1), (1, 1), (-1, 1)
 FRAME = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32)
@@ -174,7 +174,7 @@ def _clouds(dice: Dice, side: int, grids: tuple[int, ...]) -> Floats:
     clouds: Floats = np.zeros((1, 1), np.float32)
     for grid in grids:
         clouds = cv2.resize(clouds, (grid, grid), interpolation=cv2.INTER_LINEAR)
-        clouds += _piece("uniform", dice, (grid, grid))
+        clouds += _piece(noise.uniform(), dice, (grid, grid))
     cv2.normalize(clouds, clouds, 0, 1, cv2.NORM_MINMAX)
     return cv2.resize(clouds, (side, side), interpolation=cv2.INTER_LINEAR)
 
@@ -273,9 +273,9 @@ def _expose(settings: Synthesize, dice: Dice, scene: Floats, haze: float, light:
         scene = cv2.GaussianBlur(scene, (0, 0), max(strength, 0.05))
     else:
         scene = cv2.filter2D(scene, -1, motion_kernel(strength * 3, dice.uniform(0, math.pi)))
-    noise = _piece("normal", dice, scene.shape)
+    grain = _piece(noise.normal(), dice, scene.shape)
     strength = dice.within(settings.noise) * min(light, 255)
-    return cv2.addWeighted(scene, 1, noise, strength, haze, dtype=cv2.CV_8U)  # type: ignore[return-value]
+    return cv2.addWeighted(scene, 1, grain, strength, haze, dtype=cv2.CV_8U)  # type: ignore[return-value]
 
 
 def _mosaic(photo: Image) -> Image:
@@ -286,16 +286,8 @@ def _mosaic(photo: Image) -> Image:
     return cv2.cvtColor(seen, cv2.COLOR_BayerRGGB2BGR)  # type: ignore[return-value]
 
 
-def _piece(distribution: str, dice: Dice, shape: tuple[int, ...]) -> Floats:
-    """A piece of a long row of random numbers: to draw them anew takes ten times as long."""
-    row, size = _random_numbers(distribution), math.prod(shape)
+def _piece(row: Floats, dice: Dice, shape: tuple[int, ...]) -> Floats:
+    """A piece of a row of random numbers."""
+    size = math.prod(shape)
     start = dice.below(len(row) - size)
     return row[start : start + size].reshape(shape)
-
-
-@cache
-def _random_numbers(distribution: str) -> Floats:
-    """`normal`, of variance 1, or `uniform`, 0 to 1."""
-    if distribution == "normal":
-        return np.random.default_rng(0).standard_normal(RANDOM_NUMBERS, np.float32)
-    return np.random.default_rng(1).random(RANDOM_NUMBERS, np.float32)

@@ -8,21 +8,19 @@ not change the result. Images are uint8 (N, size, size, channels).
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from signs.data import noise
 from signs.data.blur import motion_kernel
 from signs.machine import cores
 from signs.params import Augment
 
 Images = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.floating]
 Step = Callable[[int, Images], Images]  # row and image (size, size, channels) → the image changed
 
-RANDOM_NUMBERS = 2**20
 INTERPOLATIONS = cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC
 
 
@@ -112,7 +110,7 @@ def _light(shape: tuple[int, ...], settings: Augment, rng: np.random.Generator) 
     across, along = slope * np.sin(2 * math.pi * angle), slope * np.cos(2 * math.pi * angle)
     depth *= settings.shade
     sigma = 255 * settings.noise * rng.random(count) ** 2
-    pieces = rng.integers(0, RANDOM_NUMBERS - size * size * channels, count)
+    pieces = rng.integers(0, noise.COUNT - size * size * channels, count)
     axis = np.linspace(-1, 1, size, dtype=np.float32)
 
     def step(row: int, image: Images) -> Images:
@@ -121,8 +119,8 @@ def _light(shape: tuple[int, ...], settings: Augment, rng: np.random.Generator) 
             return image
         edge = np.add.outer(axis * across[row] + start[row], axis * along[row])
         light = image * (1 - depth[row] * np.clip(edge, 0, 1))[:, :, None]
-        noise = _normal()[pieces[row] : pieces[row] + image.size].reshape(image.shape)
-        return np.asarray(np.clip(light + sigma[row] * noise + 0.5, 0, 255), np.uint8)
+        grain = noise.normal()[pieces[row] : pieces[row] + image.size].reshape(image.shape)
+        return np.asarray(np.clip(light + sigma[row] * grain + 0.5, 0, 255), np.uint8)
 
     return step
 
@@ -154,9 +152,3 @@ def _erase(shape: tuple[int, ...], settings: Augment, rng: np.random.Generator) 
         return image
 
     return step
-
-
-@cache
-def _normal() -> Floats:
-    """A long row of random numbers, of which images take pieces: ten times as fast."""
-    return np.random.default_rng(0).standard_normal(RANDOM_NUMBERS, np.float32)

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from signs.data.arrays import Prepared
 from signs.errors import UserError
-from signs.params import CompactRecipe, Recipe
+from signs.params import Recipe
 from signs.training.networks import NETWORKS
 
 
@@ -35,8 +35,7 @@ def scope(devices: int) -> AbstractContextManager[Any]:
 
 def build(network: str, data: Prepared, recipe: Recipe) -> keras.Model:
     """The untrained network, compiled with the recipe's optimizer, schedule and loss."""
-    options = {"width": recipe.width} if isinstance(recipe, CompactRecipe) else {}
-    model = NETWORKS[network](*data.images.shape[2:], len(data.labels), **options)
+    model = NETWORKS[network](*data.images.shape[2:], len(data.labels), recipe.width)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             # A device's part of the batch has other means than the batch.

@@ -7,15 +7,21 @@ import zipfile
 from pathlib import Path
 
 import keras
+import numpy as np
+import numpy.typing as npt
 import onnx
 
 from signs import files
 from signs.data.arrays import Prepared
 from signs.evaluation import calibration
 from signs.inference import classifier
+from signs.inference.classifier import Inputs, Logits
 from signs.params import Train
-from signs.paths import CLASSIFIER, KERAS_MODEL
+from signs.paths import CLASSIFIER, FLOAT_MODEL, KERAS_MODEL
 from signs.training.loop import predict
+from signs.training.quantize import quantize
+
+CALIBRATION_IMAGES = 1024
 
 
 def save_keras(model: keras.Model, path: Path) -> None:
@@ -64,21 +70,27 @@ def to_onnx(model: keras.Model) -> bytes:
 
 
 def write_classifier(model: keras.Model, data: Prepared, train: Train, fingerprint: str) -> None:
-    """Write Keras model and classifier; validation photos decide temperature and thresholds.
+    """Write the trained model as Keras and ONNX files, and the classifier.
 
-    The fingerprint is that of the training (`signs.pipeline`).
+    The classifier computes with 8-bit integers if validation photos show that nothing is lost.
+    They decide temperature and thresholds, too. The fingerprint is that of the training
+    (`signs.pipeline`).
     """
+    save_keras(model, KERAS_MODEL)
+    FLOAT_MODEL.write_bytes(to_onnx(model))
     rows = data.rows("validation")
-    labels = data.samples["label"].to_numpy()[rows]
-    logits = predict(model, data.images[rows])
+    images, labels = data.images[rows], data.samples["label"].to_numpy()[rows]
+    precision, content, logits = "float32", FLOAT_MODEL.read_bytes(), predict(model, images)
+    lost, smaller, smaller_logits = _int8(data, images, labels, logits)
+    if lost <= train.max_int8_loss:
+        precision, content, logits = "int8", smaller, smaller_logits
     temperature = calibration.fit_temperature(logits, labels)
     probabilities = classifier.probabilities(logits, temperature)
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     energy = classifier.energy_scores(logits)
-    save_keras(model, KERAS_MODEL)
     classifier.write(
         CLASSIFIER,
-        to_onnx(model),
+        content,
         class_ids=data.labels["ClassId"].tolist(),
         names=data.labels["Name"].tolist(),
         images=data.settings,
@@ -90,6 +102,7 @@ def write_classifier(model: keras.Model, data: Prepared, train: Train, fingerpri
             "dataset": data.dataset,
             "data": data.digest,
             "auxiliary_outliers": data.outlier_names,
+            "precision": precision,
             "params": {
                 "split": data.split.model_dump(),
                 **train.model_dump(include={"network", "seed"}),
@@ -99,6 +112,23 @@ def write_classifier(model: keras.Model, data: Prepared, train: Train, fingerpri
                 "images": len(rows),
                 "accuracy": float(correct.mean()),
                 "log_loss": calibration.log_loss(logits, labels, temperature),
+                "accuracy_lost_by_int8": lost,
             },
         },
     )
+
+
+def _int8(
+    data: Prepared, images: Inputs, labels: npt.NDArray[np.int64], logits: Logits
+) -> tuple[float, bytes, Logits]:
+    """Accuracy that a model of 8-bit integers loses, the model, and its logits of the images."""
+    rows = data.rows("train")
+    if len(rows) > CALIBRATION_IMAGES:
+        rows = np.sort(np.random.default_rng(0).choice(rows, CALIBRATION_IMAGES, replace=False))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        quantize(FLOAT_MODEL, path, data.images[rows])
+        content = path.read_bytes()
+    smaller = classifier.run(classifier.session(content), images)
+    right, still_right = ((each.argmax(axis=1) == labels).mean() for each in (logits, smaller))
+    return float(right - still_right), content, smaller

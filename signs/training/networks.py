@@ -11,7 +11,7 @@ import keras
 from keras import layers
 
 
-def compact(size: int, channels: int, classes: int, width: int = 32) -> keras.Model:
+def compact(size: int, channels: int, classes: int, width: int) -> keras.Model:
     """Five residual blocks (He et al. 2015, arXiv 1512.03385) after a 5x5 stem.
 
     Each image is standardized first, as nobody knows how dark or pale a photo will be. The stem has
@@ -48,11 +48,11 @@ def _residual(x: Any, filters: int) -> Any:
     return layers.ReLU()(layers.Add()([shortcut, y]))
 
 
-def classic(size: int, channels: int, classes: int) -> keras.Model:
-    """The original project's network: 60-60-30-30 filters, 500 units, dropout 0.5."""
+def classic(size: int, channels: int, classes: int, width: int) -> keras.Model:
+    """The original project's network: with 60 filters, 60-60-30-30, 500 units, dropout 0.5."""
     pixels = keras.Input((size, size, channels), dtype="uint8", name="image")
     x = layers.Rescaling(1 / 255)(pixels)
-    for filters, kernel in ((60, 5), (30, 3)):
+    for filters, kernel in ((width, 5), (width // 2, 3)):
         x = layers.Conv2D(filters, kernel, activation="relu")(x)
         x = layers.Conv2D(filters, kernel, activation="relu")(x)
         x = layers.MaxPooling2D(2)(x)

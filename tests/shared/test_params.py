@@ -53,7 +53,10 @@ def test_assign_sets_dotted_keys_and_makes_blocks():
     ("key", "allowed"),
     [
         ("dataste", "dataset, synthesize, preprocess, train, evaluate"),
-        ("train.epochs", "network, seed, devices, target_precision, target_coverage, compact"),
+        (
+            "train.epochs",
+            "network, seed, devices, target_precision, target_coverage, max_int8_loss, compact",
+        ),
         ("train.compact.augment.flip", "rotation, scale, shift, shear"),
         ("synthesize.size.middle", "low, high"),
     ],

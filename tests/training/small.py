@@ -33,11 +33,9 @@ def prepared(real: int = 90, synthetic: int = 60, outliers: int = 0) -> Prepared
     )
 
 
-def recipe(
-    synthetic: float = 0.0, outliers: float = 0.0, **changes: object
-) -> params.CompactRecipe:
+def recipe(synthetic: float = 0.0, outliers: float = 0.0, **changes: object) -> params.Recipe:
     """Ten steps of twenty images without augmentation; the shares are those of an epoch."""
     none = dict.fromkeys(params.Augment.model_fields, 0.0)
     changes = {"steps_per_epoch": 10, "batch_size": 20, "augment": none} | changes
     changes |= {"synthetic_share": synthetic, "auxiliary_outlier_share": outliers}
-    return params.CompactRecipe.model_validate(PARAMS.train.compact.model_dump() | changes)
+    return params.Recipe.model_validate(PARAMS.train.compact.model_dump() | changes)

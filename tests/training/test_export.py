@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from signs.data.splits import VALIDATION
-from signs.inference.classifier import Classifier
-from signs.paths import KERAS_MODEL
+from signs.inference.classifier import Classifier, run, session
+from signs.paths import FLOAT_MODEL, KERAS_MODEL
 from signs.training import export, networks
 from tests.training.small import PARAMS, prepared
 
@@ -19,7 +19,7 @@ IMAGES = np.random.default_rng(1).integers(0, 256, (90, 8, 8, 3), np.uint8)
 def build(seed: int) -> keras.Model:
     keras.utils.clear_session()  # layers get the names that they have in a process of their own
     keras.utils.set_random_seed(seed)
-    model = networks.compact(8, 3, 3)
+    model = networks.compact(8, 3, 3, 32)
     # Batch normalisation that has seen nothing would hide a wrong conversion.
     rng = np.random.default_rng(seed)
     for layer in model.layers:
@@ -68,9 +68,11 @@ def test_the_classifier_predicts_what_keras_predicts(
     data = prepared()
     data.images[:] = IMAGES
     data.settings = data.settings.model_copy(update={"size": 8})
-    train = PARAMS.train.model_copy(update={"target_precision": 0.4, "target_coverage": 0.8})
-    export.write_classifier(model, data, train, "f1n6e7")
+    changes = {"target_precision": 0.4, "target_coverage": 0.8, "max_int8_loss": -1.0}
+    export.write_classifier(model, data, PARAMS.train.model_copy(update=changes), "f1n6e7")
     classifier = Classifier()
+    assert classifier.metadata.provenance["precision"] == "float32"
+    assert FLOAT_MODEL.read_bytes() == Path("models/classifier/model.onnx").read_bytes()
     expected = np.asarray(model(IMAGES, training=False))
     assert np.ptp(expected, axis=0).min() > 1e-3  # different images, different predictions
     for count in (1, 2, 90):
@@ -88,3 +90,32 @@ def test_the_classifier_predicts_what_keras_predicts(
     assert metadata.provenance["validation"]["accuracy"] == correct.mean()
     assert metadata.provenance["auxiliary_outliers"] == ["No sign"]
     assert metadata.provenance["fingerprint"] == "f1n6e7"
+
+
+@pytest.mark.slow
+def test_integers_are_deployed_if_they_lose_nothing(
+    model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = prepared()
+    data.images[:] = IMAGES
+    data.settings = data.settings.model_copy(update={"size": 8})
+    train = PARAMS.train.model_copy(update={"max_int8_loss": 1.0})
+    export.write_classifier(model, data, train, "")
+    classifier, size = Classifier(), FLOAT_MODEL.stat().st_size
+    assert Path("models/classifier/model.onnx").stat().st_size < 0.4 * size
+    assert classifier.metadata.provenance["precision"] == "int8"
+    # Each validation photo counts as much as the parameter's unit says.
+    rows = data.rows(VALIDATION)
+    labels = data.samples["label"].to_numpy()[rows]
+    accuracies = [
+        (logits.argmax(axis=1) == labels).mean()
+        for logits in (
+            run(session(FLOAT_MODEL.read_bytes()), data.images[rows]),
+            classifier.logits(data.images[rows]),
+        )
+    ]
+    validation = classifier.metadata.provenance["validation"]
+    assert validation["accuracy_lost_by_int8"] == pytest.approx(accuracies[0] - accuracies[1])
+    difference = classifier.logits(IMAGES) - np.asarray(model(IMAGES, training=False))
+    assert 0 < np.abs(difference).max() < 0.2 * np.ptp(classifier.logits(IMAGES))

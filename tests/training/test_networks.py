@@ -12,7 +12,8 @@ from tests.training.small import PARAMS
 def network(request: pytest.FixtureRequest) -> keras.Model:
     """Each network at the image size that params.yaml gives it, for GTSRB's 43 classes."""
     images = getattr(PARAMS.preprocess.images, request.param)
-    return networks.NETWORKS[request.param](images.size, images.channels, 43)
+    width = getattr(PARAMS.train, request.param).width
+    return networks.NETWORKS[request.param](images.size, images.channels, 43, width)
 
 
 def test_params_name_the_networks() -> None:
@@ -28,15 +29,15 @@ def test_parameters(network: keras.Model) -> None:
 @pytest.mark.parametrize("size", [8, 17, 44])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_compact_takes_any_size(size: int, channels: int) -> None:
-    assert networks.compact(size, channels, 5).output_shape == (None, 5)
+    assert networks.compact(size, channels, 5, 32).output_shape == (None, 5)
 
 
 def test_a_narrow_network_is_tiny() -> None:
-    assert networks.compact(32, 3, 43, width=12).count_params() < 100_000
+    assert networks.compact(32, 3, 43, 12).count_params() < 100_000
 
 
 def test_compact_sees_through_darkness_and_haze() -> None:
-    network = networks.compact(32, 3, 43)
+    network = networks.compact(32, 3, 43, 32)
     bright = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), np.uint8)
     dark, pale = bright // 4, 192 + bright // 4
     logits = [np.asarray(network(images, training=False)) for images in (bright, dark, pale)]

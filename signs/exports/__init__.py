@@ -1,0 +1,1 @@
+"""The classifier in the formats of other runtimes, and what they predict."""
