@@ -40,7 +40,7 @@ JOBS = 1
 
 ##@ Run
 .PHONY: pipeline data experiments queue sweep sweep-promote
-.PHONY: benchmark benchmark-serving benchmark-scale results ablation notebook
+.PHONY: benchmark benchmark-serving benchmark-scale results ablation pretrained export notebook
 
 pipeline: setup  ## Run the whole pipeline and print its metrics (the default)
 	@$(BIN)/dvc repro $(ARGS)
@@ -85,6 +85,12 @@ results: setup  ## Make the README's numbers again (long)
 
 ablation: setup  ## Compare settings on validation photos (long)
 	@$(BIN)/python -m benchmarks.ablation $(ARGS)
+
+pretrained: setup  ## Train the released classifiers in pretrained/ again (long; ARGS=gtsrb: one)
+	@$(BIN)/python -m benchmarks.pretrained $(ARGS)
+
+export: setup-dev  ## Write the classifier in the formats of phones, boards and browsers (docs/exports.md)
+	@$(BIN)/signs export $(ARGS)
 
 notebook: setup-dev  ## Execute the notebook again, after other results
 	@$(BIN)/jupyter execute --inplace notebooks/*.ipynb

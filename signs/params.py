@@ -159,6 +159,7 @@ class Augment(Block):
     shear: Annotated[float, Field(ge=0, le=0.5)]
     contrast: Annotated[float, Field(ge=0, lt=1)]
     brightness: Annotated[float, Field(ge=0, le=1)]
+    exposure: Annotated[float, Field(ge=0, le=5)]
     gamma: Annotated[float, Field(ge=0, le=3)]
     tint: Annotated[float, Field(ge=0, le=0.5)]
     shade: Fraction
@@ -199,6 +200,7 @@ class Train(Block):
     """Settings of the train stage: the chosen network and a recipe for each."""
 
     network: Literal["compact", "classic"]
+    start: FolderName
     seed: Seed
     devices: Count
     target_precision: Annotated[float, Field(gt=0, lt=1)]

@@ -13,6 +13,7 @@ OOD_PREDICTIONS = EVALUATION / "ood_predictions.csv"
 SALIENCY = EVALUATION / "saliency.npy"
 
 CLASSIFIER = Path("models/classifier")
+PRETRAINED = Path("pretrained")
 KERAS_MODEL = Path("models/model.keras")
 FLOAT_MODEL = Path("models/model.onnx")  # the classifier's may have 8-bit integers
 

@@ -14,7 +14,7 @@ from signs import files, machine, params, pipeline
 from signs.data import arrays
 from signs.errors import run_stage
 from signs.paths import TIMING, TRAIN_METRICS
-from signs.training import checkpoint
+from signs.training import checkpoint, pretrained
 from signs.training.compile import build, scope
 from signs.training.export import write_classifier
 from signs.training.loop import Training
@@ -27,13 +27,16 @@ def train() -> None:
     network, recipe = settings.train.network, settings.train.recipe
     keras.utils.set_random_seed(settings.train.seed)
     tf.config.experimental.enable_op_determinism()
-    fingerprint = pipeline.fingerprint("train", settings.train.chosen(), data.digest)
+    weights = pretrained.find(settings.train.start)
+    determinants = settings.train.chosen(), data.digest, files.md5(weights)
+    fingerprint = pipeline.fingerprint("train", *determinants)
     state = checkpoint.ROOT / fingerprint[:16]
     with scope(settings.train.devices):
         model, progress = checkpoint.restore(state)
         if model is None:
             shutil.rmtree(TRAIN_METRICS, ignore_errors=True)
             model = build(network, data, recipe)
+            pretrained.start(model, weights)
     if progress.epoch:
         print(f"An unfinished training goes on after its epoch {progress.epoch}.")
     with Live(

@@ -53,6 +53,13 @@ class Prepared:
         """Row numbers of one split."""
         return np.flatnonzero(self.samples["split"].to_numpy() == split)
 
+    def some_rows(self, split: str, most: int) -> npt.NDArray[np.int64]:
+        """Row numbers of one split, of at most so many images: always the same ones."""
+        rows = self.rows(split)
+        if len(rows) > most:
+            rows = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
+        return rows
+
 
 def write_tables(folder: Path, samples: pd.DataFrame, labels: pd.DataFrame) -> None:
     """Write samples.csv and labels.csv; columns as in `Prepared`."""

@@ -81,10 +81,14 @@ def prepare(image: Image, settings: ImageSettings, region: Region | None = None)
 
 
 def crop_and_resize(image: Image, settings: ImageSettings, region: Region | None = None) -> Image:
-    """The first half of `prepare`: crop and resize to RGB, uint8 (size, size, 3)."""
+    """The first half of `prepare`: crop and resize to RGB, uint8 (size, size, 3).
+
+    docs/exports.md describes it to the pixel, for those who do it without OpenCV.
+    """
     image = crop(image, region, settings.margin)
     side = settings.size
-    shrinks = image.shape[0] > side or image.shape[1] > side
+    # OpenCV averages areas only if both sides shrink.
+    shrinks = min(image.shape[:2]) >= side
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(image, (side, side), interpolation=interpolation)  # type: ignore[return-value]
 

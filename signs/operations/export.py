@@ -18,16 +18,13 @@ LiteRT and OpenVINO need `make setup-dev`. docs/exports.md explains how to use t
 import argparse
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from signs import paths
 from signs.data import arrays, splits
 from signs.errors import UserError
 from signs.exports import comparison, formats
 from signs.inference.classifier import Classifier
+from signs.training.quantize import CALIBRATION_IMAGES
 
-CALIBRATION_IMAGES = 1024
 TEST_IMAGES = 5000
 COLUMNS = {
     "accuracy": "{:.2%}",
@@ -58,12 +55,12 @@ def run(arguments: argparse.Namespace) -> int:
             f"{paths.CLASSIFIER} was trained on other photos than {paths.PREPARED} holds. "
             "Run `dvc repro`."
         )
-    calibration = data.images[_some_rows(data, splits.TRAIN, CALIBRATION_IMAGES)]
+    calibration = data.images[data.some_rows(splits.TRAIN, CALIBRATION_IMAGES)]
     source = formats.Source(paths.CLASSIFIER, paths.FLOAT_MODEL, paths.KERAS_MODEL, calibration)
     for name in chosen:
         formats.export(source, name, arguments.to / name)
         print(arguments.to / name, flush=True)
-    rows = _some_rows(data, splits.TEST, TEST_IMAGES)
+    rows = data.some_rows(splits.TEST, TEST_IMAGES)
     table = comparison.compare(
         original,
         {name: arguments.to / name for name in chosen},
@@ -75,10 +72,3 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"\n{len(rows):,} test photos, one thread:\n")
     print(table[list(COLUMNS)].T.to_string())
     return 0
-
-
-def _some_rows(data: arrays.Prepared, split: str, most: int) -> npt.NDArray[np.int64]:
-    rows = data.rows(split)
-    if len(rows) > most:
-        rows = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
-    return rows

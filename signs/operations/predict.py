@@ -26,12 +26,13 @@ from signs import files, paths
 from signs.data import sources
 from signs.data.sources import Source
 from signs.errors import UserError
-from signs.inference.classifier import Classifier
+from signs.inference.classifier import METADATA, Classifier
 from signs.inference.predictions import Prediction, predict_photos
 from signs.machine import cores
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ("file", "prediction", "name", "confidence", "known", "model", "error")
+RELEASED = "gtsrb"  # reads where nothing has been trained
 SUFFIX_FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".txt": "table"}
 
 
@@ -52,11 +53,37 @@ def add_classifier(parser: argparse.ArgumentParser) -> None:
     """Add the option that names another classifier."""
     parser.add_argument(
         "--classifier",
-        type=Path,
-        default=ROOT / paths.CLASSIFIER,
-        metavar="FOLDER",
-        help=f"default: {paths.CLASSIFIER} of this project",
+        metavar="FOLDER|NAME",
+        help=f"a classifier's folder, or one of those released: {', '.join(released())}; "
+        f"default: {paths.CLASSIFIER} of this project, or {RELEASED} as long as nothing is trained",
     )
+
+
+def released() -> list[str]:
+    """Names of the classifiers that come with this repository."""
+    files = (ROOT / paths.PRETRAINED).glob(f"*/{METADATA}")
+    return sorted(file.parent.name for file in files)
+
+
+def folder_of(chosen: str | None) -> Path:
+    """Where the chosen classifier is; None chooses the trained one, or one that was released.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    if chosen is None:
+        trained = ROOT / paths.CLASSIFIER
+        if trained.exists():
+            return trained
+        print(f"Nothing is trained yet, so {paths.PRETRAINED / RELEASED} reads.", file=sys.stderr)
+        chosen = RELEASED
+    if chosen in released():
+        return ROOT / paths.PRETRAINED / chosen
+    if Path(chosen).name == chosen and not Path(chosen).exists():
+        raise UserError(
+            f"{chosen} is neither a folder nor a released classifier ({', '.join(released())})."
+        )
+    return Path(chosen)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -67,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = arguments.output
     style = arguments.format or (SUFFIX_FORMATS.get(output.suffix.lower()) if output else None)
     style = style or ("table" if sys.stdout.isatty() and not output else "csv")
-    classifier = Classifier(arguments.classifier, threads=1)
+    classifier = Classifier(folder_of(arguments.classifier), threads=1)
     photos = [photo for path in arguments.paths for photo in sources.at(path)]
     counts: Counter[str] = Counter()
     started = time.perf_counter()

@@ -127,9 +127,11 @@ def _light(shape: tuple[int, ...], settings: Augment, rng: np.random.Generator) 
 
 def _tone_curves(count: int, channels: int, settings: Augment, rng: np.random.Generator) -> Images:
     """What each of 256 levels becomes, uint8 (count, 1, 256, channels)."""
-    contrast, brightness, gamma = rng.uniform(-1, 1, (3, count, 1, 1))
+    contrast, brightness, gamma, exposure = rng.uniform(-1, 1, (4, count, 1, 1))
     tint = 1 + settings.tint * rng.uniform(-1, 1, (count, 1, channels))
     levels = (np.arange(256) / 255)[None, :, None] ** 2 ** (settings.gamma * gamma)
+    # Most are well exposed; the worst are clipped, as a camera does it.
+    levels = levels * 2 ** (settings.exposure * exposure**3)
     gain = 1 + settings.contrast * contrast
     # Contrast turns around mid-grey, so it does not also darken.
     levels = 0.5 + gain * (levels * tint - 0.5) + settings.brightness * brightness

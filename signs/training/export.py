@@ -19,9 +19,7 @@ from signs.inference.classifier import Inputs, Logits
 from signs.params import Train
 from signs.paths import CLASSIFIER, FLOAT_MODEL, KERAS_MODEL
 from signs.training.loop import predict
-from signs.training.quantize import quantize
-
-CALIBRATION_IMAGES = 1024
+from signs.training.quantize import CALIBRATION_IMAGES, quantize
 
 
 def save_keras(model: keras.Model, path: Path) -> None:
@@ -122,9 +120,7 @@ def _int8(
     data: Prepared, images: Inputs, labels: npt.NDArray[np.int64], logits: Logits
 ) -> tuple[float, bytes, Logits]:
     """Accuracy that a model of 8-bit integers loses, the model, and its logits of the images."""
-    rows = data.rows("train")
-    if len(rows) > CALIBRATION_IMAGES:
-        rows = np.sort(np.random.default_rng(0).choice(rows, CALIBRATION_IMAGES, replace=False))
+    rows = data.some_rows("train", CALIBRATION_IMAGES)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         quantize(FLOAT_MODEL, path, data.images[rows])

@@ -38,9 +38,7 @@ class Training:
         # Fitting leaves a part of the cores idle: enough to prepare the next epoch meanwhile.
         self._helper = ThreadPoolExecutor(1)
         self._sampled = self._helper.submit(self._sampler.sample, progress.epoch)
-        rows, most = data.rows("validation"), settings.recipe.validation_images
-        if len(rows) > most:
-            rows = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
+        rows = data.some_rows("validation", settings.recipe.validation_images)
         self._images, self._labels = data.images[rows], data.samples["label"].to_numpy()[rows]
         steps = self._recipe.steps_per_epoch
         self._bar = bar(self._recipe.epochs * steps, "train", " steps", progress.epoch * steps)

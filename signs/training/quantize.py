@@ -14,6 +14,7 @@ from signs.inference.classifier import Inputs
 
 # Of the activations, this many percent get levels of their own; what is above is rare and clipped.
 PERCENTILE = 99.999
+CALIBRATION_IMAGES = 1024
 BATCH = 64
 
 

@@ -55,7 +55,7 @@ def test_assign_sets_dotted_keys_and_makes_blocks():
         ("dataste", "dataset, synthesize, preprocess, train, evaluate"),
         (
             "train.epochs",
-            "network, seed, devices, target_precision, target_coverage, max_int8_loss, compact",
+            "network, start, seed, devices, target_precision, target_coverage, max_int8_loss",
         ),
         ("train.compact.augment.flip", "rotation, scale, shift, shear"),
         ("synthesize.size.middle", "low, high"),

@@ -16,6 +16,7 @@ STRONG = {
     "shear": 0.2,
     "contrast": 0.5,
     "brightness": 0.2,
+    "exposure": 1.5,
     "gamma": 0.5,
     "tint": 0.1,
     "shade": 0.5,
@@ -66,7 +67,8 @@ def test_each_setting_changes_images(name: str) -> None:
     result = augment(images, strengths(**{name: STRONG[name]}), random())
     changed = (result != images).reshape(200, -1).any(axis=1).mean()
     wanted = STRONG[name] if name in SHARES else 1.0
-    assert changed == pytest.approx(wanted, abs=0.12)
+    # Most exposures are close to right.
+    assert changed == pytest.approx(wanted, abs=0.2 if name == "exposure" else 0.12)
     assert (images == before).all()
 
 
@@ -78,6 +80,14 @@ def test_contrast_does_not_darken_and_brightness_keeps_contrast() -> None:
     assert by_contrast[0::3].max() <= 97
     by_brightness = augment(images, strengths(brightness=0.2), random()).astype(int)
     assert np.abs(by_brightness - images).max() in (50, 51, 52)
+
+
+def test_exposure_is_mostly_right_and_clips_at_its_worst() -> None:
+    images = np.full((3000, 8, 8, 1), 100, np.uint8)
+    levels = augment(images, strengths(exposure=1.5), random()).max(axis=(1, 2, 3))
+    assert levels.min() in (35, 36, 37)  # 2 ** -1.5 of it
+    assert levels.max() == 255
+    assert np.median(np.abs(np.log2(levels / 100))) < 0.25
 
 
 def test_the_number_of_cores_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
