@@ -40,7 +40,7 @@ JOBS = 1
 
 ##@ Run
 .PHONY: pipeline data experiments queue sweep sweep-promote
-.PHONY: benchmark benchmark-serving benchmark-scale results ablation pretrained export notebook
+.PHONY: benchmark benchmark-serving benchmark-scale results ablation exports pretrained export notebook
 
 pipeline: setup  ## Run the whole pipeline and print its metrics (the default)
 	@$(BIN)/dvc repro $(ARGS)
@@ -86,7 +86,10 @@ results: setup  ## Make the README's numbers again (long)
 ablation: setup  ## Compare settings on validation photos (long)
 	@$(BIN)/python -m benchmarks.ablation $(ARGS)
 
-pretrained: setup  ## Train the released classifiers in pretrained/ again (long; ARGS=gtsrb: one)
+exports: setup-dev  ## Compare the results' classifiers in all formats, for docs/exports.md
+	@$(BIN)/python -m benchmarks.exports $(ARGS)
+
+pretrained: setup  ## Make the released classifiers in pretrained/ from the results (ARGS=gtsrb: one)
 	@$(BIN)/python -m benchmarks.pretrained $(ARGS)
 
 export: setup-dev  ## Write the classifier in the formats of phones, boards and browsers (docs/exports.md)

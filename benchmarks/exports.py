@@ -45,7 +45,7 @@ def page() -> runs.Page:
 
 def _measure(reference: str, form: str) -> dict[str, Any]:
     """How a format of one experiment's classifier compares with its ONNX file of floats."""
-    with _fetched(reference) as folder:
+    with fetched(reference) as folder:
         data = arrays.load(folder / paths.PREPARED)
         photos = data.some_rows(splits.TRAIN, CALIBRATION_IMAGES)
         test = data.rows(splits.TEST)
@@ -68,7 +68,7 @@ def _measure(reference: str, form: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _fetched(reference: str) -> Iterator[Path]:
+def fetched(reference: str) -> Iterator[Path]:
     """A folder with the models and the prepared photos of an experiment."""
     experiment = DVCFileSystem(rev=git("rev-parse", reference))
     with tempfile.TemporaryDirectory() as name:
