@@ -3,7 +3,7 @@
 import zipfile
 from pathlib import Path
 
-from signs.data import layouts
+from signs.data.layouts import gtsrb as gtsrb_layout
 from signs.errors import UserError
 from signs.paths import DATA
 
@@ -14,7 +14,7 @@ def archive() -> Path:
     Raises:
         UserError: there is none of them.
     """
-    candidates = (DATA / "gtsrb" / layouts.GTSRB_TRAINING, DATA / "synthetic/images.zip")
+    candidates = (DATA / "gtsrb" / gtsrb_layout.TRAINING, DATA / "synthetic/images.zip")
     path = next((path for path in candidates if path.exists()), None)
     if path is None:
         raise UserError("There is no archive of photos under data/; run `dvc repro synthesize`.")

@@ -16,6 +16,9 @@ from signs.errors import UserError
 COMMANDS = {
     "predict": ("operations.predict", "name the signs on photos"),
     "info": ("operations.info", "say which classifier is in models/classifier"),
+    "inspect": ("operations.inspect", "say what a folder of photos is understood as"),
+    "judge": ("operations.judge", "judge anybody's classifier on photos"),
+    "audit": ("operations.audit", "look for leaks, conflicts and other faults in a data set"),
     "export": ("operations.export", "write the classifier in other formats"),
     "bulk": ("scale.bulk", "predict or preprocess millions of photos with Ray"),
     "sweep": ("scale.sweep", "search for better settings"),

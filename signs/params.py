@@ -17,7 +17,8 @@ from signs.paths import PARAMS as PARAMS_FILE
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(ge=1)]
-FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+# Of a folder, in any script; one that begins with a dot is hidden, with a dash it is an option.
+FolderName = Annotated[str, Field(pattern=r"^[^\s./\\-][^/\\\x00-\x1f]*$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 

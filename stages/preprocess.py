@@ -19,6 +19,7 @@ def preprocess() -> None:
     settings = params.load()
     split = settings.preprocess.split
     dataset = layouts.read(settings.dataset)
+    print(dataset.summary())
     PREPROCESS_METRICS.mkdir(parents=True, exist_ok=True)
     # A killed run must not leave half an array where training looks for a whole one.
     staging = PREPARED.with_name("prepared.tmp")

@@ -1,7 +1,7 @@
 """What a data set is really like: duplicates, label conflicts, groups, leaks, gaps.
 
 Works on the table of samples that `decode` returns, one row an image: file, class_id, label (-1
-if unusable), track, fixed_split, digest (of the decoded pixels; "" if unusable), height, width.
+if unusable), track, fixed_split, digest (of the sign's pixels; "" if unusable), height, width.
 `assign_splits` adds group and split.
 """
 
@@ -52,15 +52,16 @@ def assign_splits(samples: pd.DataFrame, thumbnails: Thumbnails, settings: Split
         rows = np.flatnonzero((digests != "") & ~duplicate)
         labels = samples["label"].to_numpy()[rows]
         near = rows[duplicates.near_duplicate_pairs(thumbnails[rows], labels, settings.similarity)]
-    pairs = [duplicates.same_value_pairs(digests), duplicates.same_value_pairs(tracks), near]
-    samples["group"] = duplicates.groups(len(samples), np.concatenate(pairs))
+    # Signs on one photo stay together, too.
+    photos = samples["file"].to_numpy(dtype=str)
+    pairs = [duplicates.same_value_pairs(values) for values in (digests, tracks, photos)]
+    samples["group"] = duplicates.groups(len(samples), np.concatenate([*pairs, near]))
     samples["near_duplicate"] = np.isin(np.arange(len(samples)), near)
     if settings.group == "none":
         samples["split"] = _assign(samples, np.arange(len(samples)), settings)
         return
-    # An official test set stays whole; its duplicates among the training photos go.
-    fixed_test = (samples["fixed_split"] == splits.TEST).to_numpy()
-    surplus = (duplicate | np.isin(digests, digests[fixed_test])) & ~fixed_test
+    # A given split stays as it is: its leaks are counted and reported.
+    surplus = duplicate & (samples["fixed_split"] == "").to_numpy()
     samples["split"] = _assign(samples, samples["group"].to_numpy(), settings, surplus)
 
 
@@ -70,9 +71,9 @@ def _assign(
     usable = ((samples["digest"] != "") & ~samples["label_conflict"]).to_numpy()
     used = usable & np.logical_not(surplus)
     labels = samples["label"].to_numpy()[used]
-    fixed_test = (samples["fixed_split"] == splits.TEST).to_numpy()[used]
+    fixed = samples["fixed_split"].to_numpy(dtype="<U10")[used]
     split = np.full(len(samples), splits.UNUSED, dtype="<U10")
-    split[used] = splits.assign(labels, group[used], settings, fixed_test)
+    split[used] = splits.assign(labels, group[used], settings, fixed)
     return split
 
 
@@ -99,8 +100,10 @@ def compute(samples: pd.DataFrame, thumbnails: Thumbnails, settings: Split) -> M
     if not has_tracks(samples):
         counts = duplicates.count_near_duplicates(split, thumbnails, labels, settings.similarity)
         near = sum(counts.values())
-    at_random = _assign(samples, np.arange(len(samples)), settings)
+    dealt = samples.assign(fixed_split="")
+    at_random = _assign(dealt, np.arange(len(samples)), settings)
     return {
+        "given_split": bool((samples["fixed_split"] == splits.TRAIN).any()),
         "files": len(samples),
         "unusable": int((~usable).sum()),
         "label_conflicts": int(samples["label_conflict"].sum()),
@@ -136,7 +139,7 @@ def write(
     """Write audit.json, classes.csv, problems.csv and duplicates.csv."""
     files.write_json(folder / "audit.json", metrics)
     tables = {
-        "problems": pd.DataFrame(dataset.problems, columns=["file", "problem"]),
+        "problems": pd.DataFrame(dataset.problems + dataset.notes, columns=["file", "problem"]),
         "classes": _class_table(samples, labels),
         "duplicates": _largest_groups(samples, dataset.names),
     }
@@ -202,7 +205,8 @@ def refuse_bad_data(
             f"See {folder / 'classes.csv'}."
         )
     leaks = metrics["leaks"]
-    if settings.split.group == "duplicates" and (leaks["exact"] or leaks["group"] or leaks["near"]):
+    dealt = settings.split.group == "duplicates" and not metrics["given_split"]
+    if dealt and (leaks["exact"] or leaks["group"] or leaks["near"]):
         raise UserError(f"The split leaks: {leaks}. This is a defect of signs/data/splits.py.")
 
 

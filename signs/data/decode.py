@@ -20,7 +20,7 @@ CHUNK = 256  # files a task: few enough for a live progress bar, enough to hide 
 READ_AHEAD = 32  # files that a worker reads at once: all of a task could be gigabytes
 
 Chunk = tuple[int, list[str], list[images.Region | None]]  # number of the first, files, regions
-Row = tuple[str, int, int]  # digest of the decoded pixels ("" for an unusable file), height, width
+Row = tuple[str, int, int]  # digest of the sign's pixels ("" if unusable), height and width of the photo
 
 
 def decode_all(
@@ -99,9 +99,11 @@ def _decode_chunk(
                     problems.append((file, str(error)))
                     rows.append(("", 0, 0))
                     continue
+                # Of one photo, each sign counts by itself.
+                sign = np.ascontiguousarray(images.crop(image, regions[start + row]))
                 if compare:
-                    thumbnails[start + row] = images.thumbnail(image)
-                rows.append((digest(image), *image.shape[:2]))
+                    thumbnails[start + row] = images.thumbnail(sign)
+                rows.append((digest(sign), *image.shape[:2]))
             output.write(images.equalize(stack, settings).data)
     return rows, thumbnails, problems
 

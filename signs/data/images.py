@@ -16,10 +16,16 @@ from signs.params import ImageSettings
 
 MIN_SIDE = 8
 TOO_MANY = f"more than {MAX_PIXELS // 10**6} million pixels"
-SUFFIXES = {".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".webp"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
+SUFFIXES |= {".avif", ".jp2", ".heic", ".heif"}
 MAX_BYTES = 20 * 2**20  # of a file that somebody sends or names; more is no photo of a sign
-FORMATS = ("PNG", "JPEG", "BMP", "WebP", "PGM", "PPM")
-FIRST_BYTES = re.compile(rb"(\x89PNG\r\n\x1a\n)|(\xff\xd8\xff)|(BM)|(RIFF)|(P5)|(P6)")
+FORMATS = ("PNG", "JPEG", "BMP", "WebP", "PGM", "PPM", "TIFF", "GIF", "AVIF", "JPEG 2000")
+FIRST_BYTES = re.compile(
+    rb"(\x89PNG\r\n\x1a\n)|(\xff\xd8\xff)|(BM)|(RIFF)|(P5)|(P6)|(II\*\0|MM\0\*)|(GIF8[79]a)"
+    rb"|(....ftypavi[fs])|(\0\0\0\x0cjP  \r\n\x87\n)",
+    re.DOTALL,
+)
+HEIC = re.compile(rb"....ftyp(heic|heix|hevc|heim|mif1|msf1)", re.DOTALL)
 MAX_PARTS = 100_000  # segments or chunks in a file; walking through more would keep a worker busy
 # JPEG's markers, but not a zero-stuffed byte (00), a restart (D0 to D7) or a fill byte (FF).
 JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
@@ -42,11 +48,13 @@ def decode(content: bytes) -> Image:
 
     Grey, palette, alpha, 16-bit and CMYK files all become 8-bit colour. What is empty, no image,
     truncated, too large or too small raises `ImageError`. What follows the photo in the file, such
-    as the film of a motion photo, is left alone.
+    as the film of a motion photo, is left alone, and so are all but an animation's first frame.
     """
     if not content:
         raise ImageError("the file is empty")
     known = FIRST_BYTES.match(content)
+    if HEIC.match(content):
+        raise ImageError("HEIC is not read: save the photo as JPEG")
     if known is None:
         raise ImageError(f"not an image of a known format ({', '.join(FORMATS)})")
     kind = FORMATS[known.lastindex - 1]  # type: ignore[operator]  # each branch is a group

@@ -13,7 +13,7 @@ Bools = npt.NDArray[np.bool_]
 Strings = npt.NDArray[np.str_]
 
 
-def assign(labels: Ints, group: Ints, settings: Split, fixed_test: Bools | None = None) -> Strings:
+def assign(labels: Ints, group: Ints, settings: Split, fixed: Strings | None = None) -> Strings:
     """Divide images into train, validation and test, class by class, whole groups at a time.
 
     The seed deals the groups of a class into folds of similar size. Fold number `fold` is the
@@ -23,13 +23,19 @@ def assign(labels: Ints, group: Ints, settings: Split, fixed_test: Bools | None 
     groups than folds has one fold per group. Fold numbers beyond a class's last fold start again
     at its first. A class with one group only trains; with two groups it trains and tests.
 
-    All arrays are (N,). `fixed_test` says which images are the set's own test images: no others
-    test then, the rest of their groups is "unused", and validation begins with the chosen fold.
+    All arrays are (N,). `fixed` is the split that the set itself gives, "" where it gives none. It
+    is kept, with what it leaks. Images without one are "unused" if their group has a given test or
+    validation image. Test or validation images that the set lacks are dealt from the others.
     """
-    fixed = np.zeros(len(labels), bool) if fixed_test is None else fixed_test
-    free = ~np.isin(group, group[fixed])
-    split = np.where(free, TRAIN, UNUSED).astype("<U10")
-    split[fixed] = TEST
+    fixed = np.full(len(labels), "", "<U10") if fixed is None else fixed
+    held_out = np.isin(fixed, [VALIDATION, TEST])
+    split = np.where(fixed == "", TRAIN, fixed).astype("<U10")
+    touched = np.isin(group, group[held_out]) & (fixed == "")
+    split[touched] = UNUSED
+    free = ~held_out & ~touched
+    needs_test, needs_validation = (not (fixed == part).any() for part in (TEST, VALIDATION))
+    if not (needs_test or needs_validation):
+        return split
     # A group with several classes (one photo filed twice) counts for its first image's class.
     _, first_of_group, number = np.unique(group, return_index=True, return_inverse=True)
     class_of_group = labels[first_of_group][number]
@@ -37,9 +43,10 @@ def assign(labels: Ints, group: Ints, settings: Split, fixed_test: Bools | None 
         rng = np.random.default_rng([settings.seed, int(label)])
         ids, counts = np.unique(group[free & (class_of_group == label)], return_counts=True)
         sizes = dict(zip(ids.tolist(), counts.tolist(), strict=True))
-        tested, validated = _divide_class(sizes, settings, not fixed.any(), rng)
+        tested, validated = _divide_class(sizes, settings, needs_test, rng)
         split[np.isin(group, tested) & free] = TEST
-        split[np.isin(group, validated) & free] = VALIDATION
+        if needs_validation:
+            split[np.isin(group, validated) & free] = VALIDATION
     return split
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from signs import paths
 from signs.data import arrays, layouts
-from signs.data.images import decode
+from signs.data.images import Image, crop, decode
 from signs.evaluation import corruptions
 from signs.inference.classifier import Metadata
 from signs.inference.heatmap import overlay
@@ -20,6 +20,7 @@ from signs.synthesis import svg
 
 CURVES = ("train/loss", "train/accuracy", "validation/loss", "validation/accuracy", "learning_rate")
 MISTAKE, EXAMPLE, DUPLICATE, SAMPLE = 186, 84, 44, 32  # sides of tiles, in units
+SURROUNDINGS = 0.3  # share of a sign's sides that is shown around it
 SAMPLES = 6  # synthetic photos of each class
 
 
@@ -33,7 +34,7 @@ def write(metadata: Metadata, folder: Path) -> None:
     reader = layouts.Reader(paths.DATA / data.dataset)
     _mistakes(test, data, reader, folder / "mistakes.jpg")
     if "corruption_example" in details:
-        example = data.samples[data.samples["file"] == details["corruption_example"]]
+        example = data.samples[data.samples["file"] == details["corruption_example"]][:1]
         _corruptions(example, reader, folder / "corruptions.jpg")
     _duplicates(data.dataset, reader, folder / "duplicates.jpg")
     if data.dataset == "synthetic":
@@ -63,16 +64,24 @@ def _mistakes(
     """The wrong predictions of the highest confidence, and what led to them."""
     names, side = data.labels["Name"], pixels(MISTAKE)
     wrong = test[~test["correct"]].sort_values("confidence", ascending=False, kind="stable")
-    rows = pd.Index(data.samples["file"]).get_indexer(wrong["file"])
+    # The predictions are of these samples, in their order; a photo may have several signs.
+    held_out = data.samples.index[data.samples["split"].isin(["validation", "test"])]
+    rows = held_out[wrong.index]
     maps, small, tiles = np.load(paths.SALIENCY), side * 2 // 5, []
     for mistake, row, importance in zip(wrong.to_dict("records"), rows, maps, strict=False):
-        photo = fit(decode(reader.read(mistake["file"])), side, side)
+        photo = fit(_sign(reader, data.samples.loc[row]), side, side)
         photo[-small - 4 :, -small - 4 :] = 255
         photo[-small:, -small:] = fit(overlay(data.images[row], importance), small, small)
         read = f"{names[mistake['predicted_label']]}, {pages.percent(mistake['confidence'], 1)}"
         tiles.append(Tile(photo, _caption(read, names[mistake["label"]], mistake["file"])))
     head = ["" if tiles else "No mistake: every test photo was read right.", ""]
     plot_grid(rows_of(tiles, 6), path, (MISTAKE, MISTAKE), 14, head)
+
+
+def _sign(reader: layouts.Reader, sample: pd.Series) -> Image:
+    """The sign of a sample, with what surrounds it."""
+    (region,) = layouts.regions(sample.to_frame().T)
+    return crop(decode(reader.read(sample["file"])), region, SURROUNDINGS)
 
 
 def _caption(read: str, true: str, file: str) -> list[Line]:
@@ -124,8 +133,8 @@ def _contact_sheet(data: arrays.Prepared, reader: layouts.Reader, path: Path) ->
         template = svg.rasterize(templates[class_id][0], pixels(SAMPLE))
         alpha = template[:, :, 3:] / 255
         on_white = (template[:, :, 2::-1] * alpha + 255 * (1 - alpha)).astype(np.uint8)
-        files = data.samples.loc[data.samples["class_id"] == class_id, "file"]
-        photos = [decode(reader.read(file)) for file in files[:SAMPLES]]
+        samples = data.samples[data.samples["class_id"] == class_id][:SAMPLES]
+        photos = [_sign(reader, sample) for _, sample in samples.iterrows()]
         # 16 levels a colour look the same in less than half the bytes, which git keeps.
         sample = strip([on_white, *photos], SAMPLE, 2) | np.uint8(0b1111)
         tiles.append(Tile(sample, [Line(f"{class_id}  {style.short(name)}")]))

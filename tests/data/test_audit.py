@@ -6,7 +6,9 @@ import pytest
 
 from signs.data import audit
 from signs.data.layouts import Dataset
+from signs.errors import UserError
 from signs.params import Split
+from tests.training.small import PARAMS
 
 SETTINGS = Split(group="duplicates", similarity=0.9, validation=0.1, folds=10, fold=0, seed=1)
 NAMES = {3: "Stop", 8: "Yield"}
@@ -44,6 +46,7 @@ def test_conflicts_duplicates_and_groups_are_counted(samples, thumbnails, tmp_pa
     used = sum(metrics.pop(name) for name in ("train", "validation", "test"))
     assert used == 24 - 2 - 1 - 2
     assert metrics == {
+        "given_split": False,
         "files": 24,
         "unusable": 1,
         "label_conflicts": 2,
@@ -77,3 +80,30 @@ def test_without_groups_duplicates_are_used_and_leak(samples, thumbnails):
     audit.assign_splits(samples, thumbnails, SETTINGS.model_copy(update={"group": "none"}))
     assert (samples["split"] != "unused").all()
     assert audit.compute(samples, thumbnails, SETTINGS)["leaks"]["test_percent"] == 100
+
+
+def test_a_leak_of_a_given_split_is_counted_but_stops_nothing(samples, thumbnails, tmp_path):
+    samples["fixed_split"] = ["train", "test", "validation"] * 8
+    audit.find_label_conflicts(samples)
+    audit.assign_splits(samples, thumbnails, SETTINGS)
+    used = samples["split"] != "unused"
+    assert (samples["split"] == samples["fixed_split"])[used].all()
+    # d00 is there three times, once in each part; 14 and 13 are near-duplicates.
+    assert samples["split"][:3].tolist() == ["train", "test", "validation"]
+    metrics = audit.compute(samples, thumbnails, SETTINGS)
+    assert metrics["given_split"]
+    leaks = metrics["leaks"]
+    assert (leaks["exact"], leaks["test_percent"]) == (2, round(100 / metrics["test"], 2))
+    assert leaks["near"] > 0
+    audit.refuse_bad_data(metrics, [], PARAMS.preprocess, tmp_path)
+    metrics["given_split"] = False
+    with pytest.raises(UserError, match="The split leaks"):
+        audit.refuse_bad_data(metrics, [], PARAMS.preprocess, tmp_path)
+
+
+def test_signs_on_one_photo_stay_together(samples, thumbnails):
+    samples["file"] = [f"{row // 3}.png" for row in range(24)]  # three signs on each photo
+    audit.find_label_conflicts(samples)
+    audit.assign_splits(samples, thumbnails, SETTINGS)
+    used = samples[samples["split"] != "unused"]
+    assert (used.groupby("file")["split"].nunique() == 1).all()

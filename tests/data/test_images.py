@@ -83,6 +83,11 @@ def test_the_first_photo_of_a_panorama_is_read():
         *[(quarters(), kind, {}, 0) for kind in ("PNG", "BMP", "PPM")],
         *[(quarters().convert("L"), kind, {}, 0) for kind in ("PNG", "BMP", "PPM")],
         *[(quarters().convert(mode), "PNG", {}, 0) for mode in ("1", "P", "RGBA")],
+        (quarters(), "TIFF", {}, 0),
+        (quarters(), "TIFF", {"compression": "tiff_lzw"}, 0),
+        (quarters(), "GIF", {}, 1),
+        (quarters(), "JPEG2000", {"irreversible": False}, 0),
+        (quarters(), "AVIF", {"quality": 100, "subsampling": "4:4:4"}, 3),
         (quarters(), "WEBP", {"lossless": True}, 0),
         (quarters(), "WEBP", {"quality": 95}, 4),
         (quarters(), "JPEG", {"quality": 95, "subsampling": 0}, 2),
@@ -141,7 +146,9 @@ UNKNOWN = r"not an image of a known format \(PNG, JPEG"
         (b"", "empty"),
         (b"a photo, honestly\n", UNKNOWN),
         (bytes(1000), UNKNOWN),
-        (b"GIF89a" + bytes(50), UNKNOWN),
+        (b"\0\0\0\x18ftypheic" + bytes(50), "HEIC is not read: save the photo as JPEG"),
+        (b"GIF89a" + bytes(50), "the GIF file is damaged"),
+        (b"qoif" + bytes(50), UNKNOWN),
         (b"P3\n1 1\n", UNKNOWN),
         (encode(noise(1, 1)), "1x1 pixels is too small, 8 a side"),
         (encode(noise(7, 100)), "7x100 pixels is too small"),
@@ -154,7 +161,16 @@ def test_what_is_no_usable_image_is_refused(content, problem):
     assert decode(encode(noise(8, 8))).shape == (8, 8, 3)  # the smallest usable one
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "PPM", "BMP", "WEBP"])
+def test_the_first_frame_of_an_animation_is_read():
+    file = io.BytesIO()
+    quarters().save(file, "GIF", save_all=True, append_images=[noise(), noise()])
+    assert np.abs(decode(file.getvalue()).astype(int) - as_rgb(quarters())).mean() <= 1
+
+
+KINDS = ["PNG", "JPEG", "PPM", "BMP", "WEBP", "TIFF", "GIF", "AVIF", "JPEG2000"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_truncated_files_are_refused(kind):
     content = encode(noise(), kind)
     for share in (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99):
@@ -234,6 +250,8 @@ except images.ImageError as error:
     [
         ("", "PNG"),
         ("", "BMP"),
+        ("", "TIFF"),
+        ("", "GIF"),
         ("import signs.training.augment", "PNG"),
         ("import stages.preprocess", "PNG"),
     ],
@@ -254,7 +272,7 @@ def test_too_many_pixels_if_opencv_was_imported_first(monkeypatch):
         decode(encode(noise()))
 
 
-SAMPLES = [encode(noise(16, 12), kind) for kind in ("PNG", "JPEG", "PPM", "BMP", "WEBP")]
+SAMPLES = [encode(noise(16, 12), kind) for kind in KINDS]
 
 
 @st.composite

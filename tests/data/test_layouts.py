@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from signs.data import images, layouts
-from signs.data.layouts import GTSRB_TEST, GTSRB_TEST_LABELS, GTSRB_TRAINING, DatasetError, Reader
+from signs.data.layouts import DatasetError, Reader
+from signs.data.layouts.gtsrb import TEST_IMAGES as GTSRB_TEST
+from signs.data.layouts.gtsrb import TEST_TABLE as GTSRB_TEST_LABELS
+from signs.data.layouts.gtsrb import TRAINING as GTSRB_TRAINING
 from signs.params import ImageSettings
 
 HEADER = "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId"
@@ -81,7 +84,7 @@ def test_class_folders_are_numbers_or_names(folders, class_ids, names, tmp_path)
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (["0/a.png", "1/a.png", "stop/a.png"], "numbered class folders with named ones (stop)"),
+        (["0/a.png", "1/a.png", "stop/a.png"], "mixes numbered classes with named ones (stop)"),
         (["1/a.png", "01/b.png", "2/c.png"], "several folders for class 1."),
         (["0/a.png", "1/deep/b.png"], "own/1/deep/b.png is too deep"),
         ([], "holds no images"),
@@ -102,11 +105,10 @@ def test_hidden_files_are_ignored_and_problems_are_listed(tmp_path):
     (tmp_path / "own/2").mkdir()
     dataset = layouts.read("own", tmp_path)
     assert dataset.table["file"].tolist() == ["0/a.png"]
-    assert dataset.problems == [
-        ("loose.png", "is in no class folder"),
-        ("1", "the class folder is empty"),
-        ("2", "the class folder is empty"),
-    ]
+    assert dataset.problems == [("loose.png", "is in no class folder")]
+    # Nobody misses a class without a photo: it is listed, but stops nothing.
+    assert dataset.notes == [("1", "the folder is empty"), ("2", "the folder is empty")]
+    assert dataset.litter == 4  # .DS_Store, .git, .hidden, .keep
 
 
 @pytest.mark.parametrize(
@@ -127,28 +129,31 @@ def test_a_missing_folder_is_named_with_advice(name, advice, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "files",
+    ("files", "splits"),
     [
-        ["train/0/a.png", "train/1/a.png", "test/0/b.png"],
-        ["Train/stop/a.png", "valid/stop/a.png"],
-        ["train/a.png", "test/b.png"],
-        ["all.zip/train/0/a.png", "all.zip/val/0/b.png", "all.zip/test/0/c.png"],
-        ["all.zip/set/Train/stop/a.png", "all.zip/set/Validation/stop/b.png"],
-        ["all.zip/train/a.png", "all.zip/test/b.png"],
-        ["all.zip/0/a.png", "all.zip/test/0/b.png"],
-        ["train.zip/0/a.png", "TEST.zip/0/b.png"],
-        ["0/a.png", "test.zip/0/b.png"],
-        ["train.zip/0/a.png", "test/0/b.png"],
+        (["train/0/a.png", "train/1/a.png", "test/0/b.png"], ["test", "train", "train"]),
+        (["Train/stop/a.png", "valid/stop/b.png"], ["train", "validation"]),
+        (["stop/train/a.png", "stop/test/b.png"], ["test", "train"]),
+        (["all.zip/train/0/a.png", "all.zip/val/0/b.png"], ["train", "validation"]),
+        (["all.zip/set/Train/stop/a.png", "all.zip/set/Testing/stop/b.png"], ["train", "test"]),
+        (["train.zip/0/a.png", "TEST.zip/0/b.png"], ["test", "train"]),
+        (["0/a.png", "test.zip/0/b.png"], ["", "test"]),
+        (["a/train/0/a.png", "a/val/0/b.png", "a/test/0/c.png"], ["test", "train", "validation"]),
     ],
 )
-def test_a_given_split_is_not_thrown_away(files, tmp_path):
+def test_a_given_split_is_kept(files, splits, tmp_path):
     lay_and_pack(tmp_path / "own", files)
-    message = refusal(tmp_path)
-    assert f"{tmp_path / 'own'} is split already (" in message
-    assert "as in own/<class>/<image>" in message
-    found = re.search(r"\((.*?)\)", message)[1].lower().replace(".zip", "").split(", ")
-    names = {"train", "val", "valid", "validation", "test"}
-    assert set(found) == names & set(re.findall(r"\w+", " ".join(files).lower()))
+    dataset = layouts.read("own", tmp_path)
+    assert dataset.layout == "split folders"
+    assert sorted(dataset.table["file"]) == sorted(files)
+    assert dataset.table["fixed_split"].tolist() == splits
+    assert set(dataset.names.values()) <= {"0", "1", "stop"}
+
+
+@pytest.mark.parametrize("files", [["train/a.png", "test/b.png"], ["a.zip/val/a.png", "a.zip/test/b.png"]])
+def test_split_folders_without_classes_are_refused(files, tmp_path):
+    lay_and_pack(tmp_path / "own", files)
+    assert "but no class folders in these. Expected own/<split>/<class>/<image>" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -230,9 +235,8 @@ def test_names_come_from_labels(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
-        ("Id,Name\n0,a\n1,b\n", "must have the columns ClassId,Name; found ['Id', 'Name']"),
+        ("Id,Nom\n0,a\n1,b\n", "must have the columns ClassId,Name; found ['Id', 'Nom']"),
         ("0,a\n1,b\n", "must have the columns ClassId,Name"),
-        ("ClassId;Name\n0;a\n1;b\n", "must have the columns ClassId,Name"),
         ("", "must have the columns ClassId,Name; found None"),
         ("ClassId,Name\n0,a\n1,b\n0,c\n", "line 4: class 0 is named twice. Remove one"),
         ("ClassId,Name\n0,a\n00,c\n1,b\n", "line 3: class 00 is named twice"),
@@ -319,10 +323,10 @@ def test_the_test_archives_of_gtsrb_are_the_test_split(tmp_path):
     table = layouts.read("own", tmp_path).table
     fixed = table[table["fixed_split"] == "test"]
     assert (len(table), len(fixed)) == (14, 2)
-    assert fixed["class_id"].tolist() == [14, 0]
+    assert fixed["class_id"].tolist() == [0, 14]
     assert fixed["track"].tolist() == ["", ""]
-    assert layouts.regions(fixed) == [(0, 0, 1, 1), (0.25, 0.2, 0.75, 0.7)]
-    assert [reader.read(file) for file in fixed["file"]] == [photo(900), photo(901)]
+    assert layouts.regions(fixed) == [(0.25, 0.2, 0.75, 0.7), (0, 0, 1, 1)]
+    assert [reader.read(file) for file in fixed["file"]] == [photo(901), photo(900)]
 
 
 def test_regions_scale_with_the_image(tmp_path):
@@ -379,7 +383,7 @@ TABLE = f"{TRAINING}/00000/GT-00000.csv"
         ("Filename,ClassId\na.ppm,0\n", f" must have the columns {HEADER}"),
         ("", f" must have the columns {HEADER}"),
         (f"{HEADER.replace('ClassId', 'Class')}\n", " must have the columns"),
-        (b"\xff\xfe\x00", " cannot be read"),
+        (b"\xff\xfe\x00", " is not in UTF-8"),
         *[
             (f"{HEADER}\n00000_00001.ppm;12;10;3;2;8;6;0\n00000_00000.ppm;{row}\n", ", line 3: ")
             for row in (

@@ -164,7 +164,7 @@ def test_regions_of_gtsrb_leave_a_tenth_around_the_sign(training):
 
 def test_the_archive_of_gtsrb_is_read_as_zipfile_reads_it(gtsrb, training):
     reader = layouts.Reader(gtsrb.folder)
-    with zipfile.ZipFile(gtsrb.folder / layouts.GTSRB_TRAINING) as archive:
+    with zipfile.ZipFile(gtsrb.folder / gtsrb_layout.TRAINING) as archive:
         for file in training["file"].iloc[::1001]:
-            member = file.removeprefix(f"{layouts.GTSRB_TRAINING}/")
+            member = file.removeprefix(f"{gtsrb_layout.TRAINING}/")
             assert reader.read(file) == archive.read(member)

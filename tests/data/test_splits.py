@@ -148,7 +148,7 @@ def test_official_test_images_stay_test_images(sizes, every, seed):
     labels, group = build(sizes)
     # Whole groups here, single images of others there.
     fixed = (group % every == 0) | (np.random.default_rng(seed).random(len(group)) < 0.05)
-    split = assign(labels, group, make_settings(seed=seed), fixed)
+    split = assign(labels, group, make_settings(seed=seed), np.where(fixed, TEST, ""))
     if fixed.any():
         assert ((split == TEST) == fixed).all()
         # What shows the same as an official test image neither trains nor validates.
@@ -162,7 +162,7 @@ def test_official_test_images_stay_test_images(sizes, every, seed):
 def test_a_class_with_official_test_images_needs_two_groups_to_validate():
     labels, group = build([[10, 1], [5]])
     labels, group = np.append(labels, [0, 1]), np.append(group, [100, 101])
-    split = assign(labels, group, make_settings(), group >= 100)
+    split = assign(labels, group, make_settings(), np.where(group >= 100, TEST, ""))
     assert [(split[labels == 0] == name).sum() for name in SPLITS] == [10, 1, 1]
     assert [(split[labels == 1] == name).sum() for name in SPLITS] == [5, 0, 1]
 
@@ -171,6 +171,25 @@ def test_the_fold_chooses_what_validates_beside_official_test_images():
     labels, group = build([[30] * 40])
     fixed = np.isin(group, np.unique(group)[:10])
     chosen = [make_settings(folds=5, fold=fold, validation=0.2) for fold in (0, 1)]
-    first, second = (assign(labels, group, one, fixed) for one in chosen)
+    first, second = (assign(labels, group, one, np.where(fixed, TEST, "")) for one in chosen)
     assert ((first == TEST) == (second == TEST)).all()
     assert not ((first == VALIDATION) & (second == VALIDATION)).any()
+
+
+# Data sets that are split already
+
+
+@settings(deadline=None)
+@given(sizes=group_sizes, seed=st.integers(0, 1000), given_parts=st.sets(st.sampled_from(SPLITS)))
+def test_a_given_split_is_kept_and_what_it_lacks_is_dealt(sizes, seed, given_parts):
+    labels, group = build(sizes)
+    rng = np.random.default_rng(seed)
+    fixed = rng.choice(sorted({TRAIN, *given_parts}), len(labels))
+    split = assign(labels, group, make_settings(seed=seed), fixed)
+    for part in (VALIDATION, TEST):
+        assert (split[fixed == part] == part).all()
+        if (fixed == part).any():
+            assert (fixed[split == part] == part).all()
+    # What is dealt shares no group with what trains.
+    dealt = (fixed == TRAIN) & (split != TRAIN)
+    assert not set(group[dealt]) & set(group[split == TRAIN])

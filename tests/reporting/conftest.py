@@ -62,7 +62,8 @@ FILES = {
     # Of the two mistakes, the second is the more confident one.
     "data/evaluation/predictions.csv": "file,split,label,predicted_label,confidence,"
     "uncalibrated_confidence,energy,correct\n0/0.png,test,0,0,.99,.9,7,True\n"
-    "0/1.png,test,0,1,.8,.7,6,False\n1/0.png,test,1,0,.9,.8,7,False\n1/1.png,test,1,1,.7,.6,6,True\n",
+    "0/1.png,test,0,1,.8,.7,6,False\n1/0.png,test,1,0,.9,.8,7,False\n1/1.png,test,1,1,.7,.6,6,True\n"
+    "2/0.png,test,2,2,.6,.5,6,True\n2/1.png,test,2,2,.6,.5,6,True\n",
     **{
         f"metrics/train/plots/metrics/{name}.tsv": "step\tvalue\n0\t.5\n1\t.25\n2\t.125\n"
         for name in pictures.CURVES
@@ -114,6 +115,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), np.full((20, 20, 3), COLOURS[label][::-1], np.uint8))
     table = pd.DataFrame(samples, columns=["file", "class_id"])
+    table["split"] = np.where(table.index % 6 < 2, "test", "train")
     prepared = SimpleNamespace(
         dataset="synthetic",
         images=np.full((18, 32, 32, 3), 100, np.uint8),

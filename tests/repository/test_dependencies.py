@@ -12,7 +12,7 @@ from signs import pipeline
 ROOT = Path(__file__).parents[2]
 # What a module reads beside the Python that it imports.
 FILES_OF = {
-    "signs/data/layouts.py": ["signs/data/labels"],
+    "signs/data/layouts/names.py": ["signs/data/labels"],
     "signs/synthesis/svg.py": ["signs/synthesis/templates"],
     "signs/reporting/pages.py": ["signs/reporting/templates"],
     "signs/serving/app.py": ["signs/serving/openapi.yaml", "signs/serving/demo.html"],

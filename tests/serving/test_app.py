@@ -152,7 +152,7 @@ Image.new("1", (20_000, 20_000)).save(BOMB, "PNG")
     ("content", "status", "words"),
     [
         (b"", 400, "the file is empty"),
-        (GIF, 400, "not an image of a known format"),
+        (GIF, 400, "1x1 pixels is too small"),
         (PHOTO[:-12], 400, "the PNG file is truncated"),
         (BOMB.getvalue(), 413, "more than 50 million pixels"),  # refused before it is decoded
     ],
