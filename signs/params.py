@@ -360,7 +360,7 @@ def _describe(problem: Any, model: type[Block]) -> str:
     if location[:2] == ("evaluate", "ensemble"):
         allowed = "a list of experiments or git revisions, as texts"
     elif kind == "string_pattern_mismatch":
-        allowed = "a folder name of letters, digits, _, . and -"
+        allowed = "a folder name without slashes; it begins with no dot, dash or space"
     elif kind == "float_type" and isinstance(value, str):
         allowed += " (in YAML, 1e-3 is a text; write 0.001 or 1.0e-3)"
     return f"{key} = {value!r}: {allowed}"

@@ -173,8 +173,8 @@ def test_damaged_archives(run: Run, folder: Path) -> None:
     ("arguments", "status", "sentence"),
     [
         ("predict nowhere", 1, "ERROR: nowhere does not exist."),
-        ("predict empty", 1, "ERROR: empty holds neither photos (bmp, "),
-        ("predict empty.zip", 1, "ERROR: empty.zip holds no photos (bmp, "),
+        ("predict empty", 1, "ERROR: empty holds neither photos (avif, bmp, "),
+        ("predict empty.zip", 1, "ERROR: empty.zip holds no photos (avif, bmp, "),
         ("predict 2.png --output no/a.csv", 1, "ERROR: no/a.csv cannot be written: No"),
         ("predict s3://bucket", 1, "ERROR: s3://bucket: only `signs bulk` reads addresses"),
         ("predict", 2, "the following arguments are required: PATH"),

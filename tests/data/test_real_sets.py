@@ -10,6 +10,7 @@ import pytest
 from signs.data import audit, duplicates, images, layouts, splits
 from signs.data.decode import digest
 from signs.data.layouts import Dataset
+from signs.data.layouts import gtsrb as gtsrb_layout
 from signs.params import ImageSettings, load
 
 ROOT = Path(__file__).parents[2]

@@ -92,7 +92,11 @@ def test_a_missing_key_is_named(key, content, tmp_path):
         ("preprocess.split.group", "tracks", "'duplicates' or 'none'"),
         ("preprocess.images.compact.size", 7, "greater than or equal to 8"),
         ("train", None, "dictionary"),
-        ("dataset", "../secrets", "folder name of letters"),
+        ("dataset", "../secrets", "folder name without slashes"),
+        ("dataset", "a/b", "folder name without slashes"),
+        ("dataset", "-rf", "folder name without slashes"),
+        ("dataset", " x", "folder name without slashes"),
+        ("dataset", ".git", "folder name without slashes"),
         ("synthesize.size", [16, 64], "dictionary"),
         ("synthesize.blur.low", float("nan"), "finite"),
         ("evaluate.max_onnx_difference", float("inf"), "finite"),
@@ -104,6 +108,14 @@ def test_a_bad_value_is_refused_with_what_is_allowed(key, value, allowed, conten
     (problem,) = problems(content, tmp_path)
     assert problem.startswith(f"{key} = {value!r}: ")
     assert allowed in problem
+
+
+@pytest.mark.parametrize("name", ["my set", "Straße", "标志", "2024-05 (new)"])
+def test_data_sets_may_be_called_as_people_call_folders(name, content, tmp_path):
+    params.assign(content, {"dataset": name})
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(content))
+    assert params.load(path).dataset == name
 
 
 @pytest.mark.parametrize(
