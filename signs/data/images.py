@@ -37,6 +37,7 @@ Image = npt.NDArray[np.uint8]
 # Where the sign is: left, top, right and bottom in shares of width and height, 0 to 1.
 Region = tuple[float, float, float, float]
 REGION = ["left", "top", "right", "bottom"]  # its columns in tables
+Box = tuple[float, float, float, float]  # the same in pixels
 
 
 class ImageError(UserError):
@@ -116,6 +117,35 @@ def crop(image: Image, region: Region | None, margin: float = 0.0) -> Image:
     if x2 - x1 < 2 or y2 - y1 < 2:
         raise ImageError(f"the sign's region {region} lies outside of the image")
     return image[y1:y2, x1:x2]
+
+
+def region_of(box: Box | None, image: Image) -> Region | None:
+    """A box in pixels as a region of a photo (H, W, 3).
+
+    `ImageError` if nothing of it lies on the photo, or if it is too small to show a sign.
+    """
+    if box is None:
+        return None
+    height, width = image.shape[:2]
+    left, top, right, bottom = box
+    shown = min(right, width) - max(left, 0), min(bottom, height) - max(top, 0)
+    if not min(shown) >= 2:
+        raise ImageError(
+            f"the box {left:g},{top:g},{right:g},{bottom:g} (x1,y1,x2,y2) shows too little of a "
+            f"photo of {width}x{height} pixels"
+        )
+    return left / width, top / height, right / width, bottom / height
+
+
+def box_of(text: str) -> Box:
+    """Four numbers with commas between them; `ImageError` if they are no box."""
+    try:
+        left, top, right, bottom = (float(part) for part in text.split(","))
+    except ValueError:
+        left, top, right, bottom = np.nan, np.nan, np.nan, np.nan
+    if not (np.isfinite([left, top]).all() and left < right < np.inf and top < bottom < np.inf):
+        raise ImageError(f"{text[:60]!r} is no box: give x1,y1,x2,y2 in pixels, as in 10,20,60,80")
+    return left, top, right, bottom
 
 
 def equalize(stack: Image, settings: ImageSettings) -> Image:

@@ -1,6 +1,7 @@
 """Predictions for photos, in the form that the HTTP API, the command line and their logs share."""
 
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -36,15 +37,22 @@ def predict(classifier: Classifier, prepared: Inputs) -> list[Prediction]:
     return result
 
 
-def predict_photos(classifier: Classifier, photos: Sequence[bytes]) -> list[Prediction]:
-    """The bytes of N photos → N predictions; `{"error": why}` for each photo that is unusable."""
+def predict_photos(
+    classifier: Classifier, photos: Sequence[bytes], boxes: Sequence[images.Box | None] = ()
+) -> list[Prediction]:
+    """The bytes of N photos → N predictions; `{"error": why}` for each photo that is unusable.
+
+    The N boxes say where the sign is; None, or no boxes: the photo shows little else.
+    """
     result: list[Prediction] = [{} for _ in photos]
     settings = classifier.metadata.images
     resized, positions = [], []
-    for position, photo in enumerate(photos):
+    for position, (photo, box) in enumerate(zip(photos, boxes or repeat(None), strict=False)):
         try:
             # One at a time: large photos would fill the memory if all were decoded at once.
-            resized.append(images.crop_and_resize(images.decode(photo), settings))
+            image = images.decode(photo)
+            region = images.region_of(box, image)
+            resized.append(images.crop_and_resize(image, settings, region))
             positions.append(position)
         except images.ImageError as error:
             result[position] = {"error": str(error)}

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from signs import files, paths
 from signs.data import sources
+from signs.data.images import Box, ImageError, box_of
 from signs.data.sources import Source
 from signs.errors import UserError
 from signs.inference.classifier import METADATA, Classifier
@@ -46,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "else a table on a terminal and csv elsewhere",
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write a file, print nothing")
+    parser.add_argument(
+        "--box", metavar="X1,Y1,X2,Y2", help="where the sign is on each photo, in pixels"
+    )
     add_classifier(parser)
 
 
@@ -94,6 +98,10 @@ def run(arguments: argparse.Namespace) -> int:
     output = arguments.output
     style = arguments.format or (SUFFIX_FORMATS.get(output.suffix.lower()) if output else None)
     style = style or ("table" if sys.stdout.isatty() and not output else "csv")
+    try:
+        box = box_of(arguments.box) if arguments.box else None
+    except ImageError as error:
+        raise UserError(f"--box: {error}.") from error
     classifier = Classifier(folder_of(arguments.classifier), threads=1)
     photos = [photo for path in arguments.paths for photo in sources.at(path)]
     counts: Counter[str] = Counter()
@@ -103,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
         silent = not sys.stderr.isatty() or file.isatty()
         write = _writer(style, file)
         rows = tqdm(
-            _rows(classifier, photos), "predict", len(photos), unit=" photos", disable=silent
+            _rows(classifier, photos, box), "predict", len(photos), unit=" photos", disable=silent
         )
         for row in rows:
             write(row)
@@ -118,13 +126,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if counts["error"] else 0
 
 
-def _rows(classifier: Classifier, photos: list[Source]) -> Iterator[Prediction]:
+def _rows(classifier: Classifier, photos: list[Source], box: Box | None) -> Iterator[Prediction]:
     """All predictions, in order; twice as many chunks as cores are worked on or wait."""
     waiting: deque[Future[list[Prediction]]] = deque()
     with ThreadPoolExecutor(cores()) as pool:
         try:
             for chunk in sources.chunks(photos):
-                waiting.append(pool.submit(predict_chunk, classifier, chunk))
+                waiting.append(pool.submit(predict_chunk, classifier, chunk, box))
                 if len(waiting) > 2 * cores():
                     yield from waiting.popleft().result()
             while waiting:
@@ -133,10 +141,15 @@ def _rows(classifier: Classifier, photos: list[Source]) -> Iterator[Prediction]:
             pool.shutdown(cancel_futures=True)
 
 
-def predict_chunk(classifier: Classifier, chunk: list[Source]) -> list[Prediction]:
-    """One row for each photo; that of a photo which cannot be read has only `file` and `error`."""
+def predict_chunk(
+    classifier: Classifier, chunk: list[Source], box: Box | None = None
+) -> list[Prediction]:
+    """One row for each photo; that of a photo which cannot be read has only `file` and `error`.
+
+    The box says where the sign is on all of them; None: they show little else.
+    """
     photos, errors = sources.read_all(chunk)
-    predictions = predict_photos(classifier, photos)
+    predictions = predict_photos(classifier, photos, [box] * len(photos))
     return [
         {"file": source.name, **({"error": errors[i]} if i in errors else prediction)}
         for i, (source, prediction) in enumerate(zip(chunk, predictions, strict=True))

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import yaml
 from pydantic_core import to_json
@@ -24,10 +25,12 @@ from signs.serving.refused import Header, Refused, overloaded
 from signs.serving.worker import MAX_BATCH, Worker
 
 MAX_BODY = 64 * 2**20
+MAX_JSON = images.MAX_BYTES * 4 // 3 + 1024  # base64 takes four bytes for three
 MAX_HELD = 4 * MAX_BODY  # bytes of bodies that one worker holds at a time
 BODY_TIMEOUT = 10.0  # seconds that a body may take to arrive
 
-BENTOML_PATHS = {"/", "/livez", "/healthz", "/readyz", "/metrics", "/schema.json"}
+BENTOML_PATHS = {"/livez", "/healthz", "/readyz", "/metrics", "/schema.json"}
+PHOTO_TYPES = ("image/", "application/octet-stream")
 HERE = Path(__file__).parent
 # The page loads nothing from other hosts and sends nothing to them.
 PAGE_POLICY = (
@@ -54,6 +57,7 @@ class Request:
     id: str  # the client's X-Request-ID, or a random one
     method: str
     path: str  # without the query
+    query: bytes
     headers: dict[bytes, bytes]  # by lower-case name
     receive: Receive  # gives the next ASGI message
     held: int = 0  # bytes of the body that were read
@@ -94,6 +98,7 @@ class Api:
             "/predict_batch": ("POST", self._predict_batch),
             "/explain": ("POST", self._explain),
             "/model": ("GET", self._model),
+            "/": ("GET", self._demo),
             "/demo": ("GET", self._demo),
             "/docs.json": ("GET", self._docs),
         }
@@ -109,7 +114,9 @@ class Api:
         headers = dict(scope["headers"])
         given = REQUEST_ID.fullmatch(headers.get(b"x-request-id", b""))
         request_id = given[0].decode() if given else f"{random.getrandbits(64):016x}"
-        request = Request(request_id, scope["method"], scope["path"], headers, receive)
+        request = Request(
+            request_id, scope["method"], scope["path"], scope["query_string"], headers, receive
+        )
         try:
             reply = await self._reply(request)
         except Gone:
@@ -159,8 +166,8 @@ class Api:
         return handler
 
     async def _predict(self, request: Request) -> Reply:
-        photos = await self._photos(request, "image", 1)
-        prediction = (await self._worker().predict(request.id, photos))[0]
+        photo, box = await self._photo(request)
+        prediction = (await self._worker().predict(request.id, [photo], box))[0]
         if "error" in prediction:
             raise images.ImageError(prediction["error"])
         for key in ("prediction", "confidence", "known"):
@@ -168,15 +175,20 @@ class Api:
         return Reply(to_json(prediction))
 
     async def _predict_batch(self, request: Request) -> Reply:
-        photos = await self._photos(request, "images", MAX_BATCH)
+        self._worker().refuse_overload()
+        body, kind = await self._body(request, MAX_BODY), _content_type(request)
+        if not kind.lower().startswith("multipart/form-data"):
+            why = f"send a multipart form with 1 to {MAX_BATCH} files named 'images'"
+            raise Refused(415, why)
+        photos = forms.read(body, kind, "images", MAX_BATCH).files
         if max(map(len, photos)) > images.MAX_BYTES:
             raise _too_large(images.MAX_BYTES)
         request.details["photos"] = len(photos)
         return Reply(to_json(await self._worker().predict(request.id, photos)))
 
     async def _explain(self, request: Request) -> Reply:
-        (photo,) = await self._photos(request, "image", 1)
-        return Reply(await self._worker().explain(photo), content_type=b"image/png")
+        photo, box = await self._photo(request)
+        return Reply(await self._worker().explain(photo, box), content_type=b"image/png")
 
     async def _model(self, _: Request) -> Reply:
         return Reply(self._worker().description)
@@ -190,23 +202,26 @@ class Api:
         paths = ours["paths"] | document["paths"]
         return Reply(to_json(document | ours | {"paths": paths}))
 
-    async def _photos(self, request: Request, name: str, most: int) -> list[bytes]:
-        """The photos in a form's fields of this name; if `most` is 1, the body may be the photo."""
+    async def _photo(self, request: Request) -> tuple[bytes, images.Box | None]:
+        """The photo of a request, whatever way it is sent, and the box of its sign, if given."""
         self._worker().refuse_overload()
-        body = await self._body(request, images.MAX_BYTES if most == 1 else MAX_BODY)
-        kind = request.headers.get(b"content-type", b"").decode("latin-1")
-        lower = kind.lower()
-        if most == 1 and lower.startswith(("image/", "application/octet-stream")):
-            return [body]
-        if lower.startswith("multipart/form-data"):
-            return forms.files(body, kind, name, most)
-        if most == 1:
-            why = (
-                f"send the photo as a file in form field '{name}', or as the body with type image/*"
+        kind = _content_type(request)
+        in_json = kind.lower().startswith("application/json")
+        body = await self._body(request, MAX_JSON if in_json else images.MAX_BYTES)
+        photo, box = body, _query(request).get("box", "")
+        if kind.lower().startswith("multipart/form-data"):
+            form = forms.read(body, kind, "image", 1, ["box"])
+            photo, box = form.files[0], form.texts.get("box", box)
+        elif in_json:
+            photo, given = forms.photo_in_json(body)
+            box = given or box
+        elif not (kind.lower().startswith(PHOTO_TYPES) or images.FIRST_BYTES.match(body)):
+            raise Refused(
+                415,
+                "send the photo as the body, as a file in form field 'image', or as JSON: "
+                '{"image": "<base64>"}',
             )
-        else:
-            why = f"send a multipart form with 1 to {most} files named '{name}'"
-        raise Refused(415, why)
+        return photo, images.box_of(box) if box else None
 
     async def _body(self, request: Request, limit: int) -> bytes:
         declared = request.headers.get(b"content-length", b"")
@@ -233,6 +248,14 @@ class Api:
             why = f"the body did not arrive within {BODY_TIMEOUT:.0f} s"
             raise Refused(408, why, (b"connection", b"close")) from error
         return b"".join(chunks)
+
+
+def _content_type(request: Request) -> str:
+    return request.headers.get(b"content-type", b"").decode("latin-1")
+
+
+def _query(request: Request) -> dict[str, str]:
+    return dict(parse_qsl(request.query.decode("latin-1")))
 
 
 def _is_bentomls(path: str) -> bool:

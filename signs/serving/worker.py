@@ -29,6 +29,8 @@ INLINE_BYTES = 4 * BYTES_PER_UNIT
 # Photos that arrive together share one batch, which takes a third less time for each photo.
 MAX_TOGETHER = 16
 
+Sent = tuple[bytes, images.Box | None]  # a photo, and where the sign on it is
+
 
 class Worker:
     """Predicts photos with the classifier in `folder`; all requests of one process share it.
@@ -44,7 +46,7 @@ class Worker:
         self.monitoring = Monitoring(metadata.class_ids)
         self.description = to_json(_describe(metadata))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="photos")
-        self._arrived: list[tuple[bytes, asyncio.Future[Prediction]]] = []
+        self._arrived: list[tuple[Sent, asyncio.Future[Prediction]]] = []
         self._waiting = 0
         # ONNX Runtime plans its memory at the first run of each batch size.
         noise = np.random.default_rng(0).integers(0, 256, self.classifier.input_shape, np.uint8)
@@ -57,24 +59,26 @@ class Worker:
         """Wait for the work that has begun."""
         self._thread.shutdown()
 
-    async def predict(self, request_id: str, photos: list[bytes]) -> list[Prediction]:
-        """One prediction, or `{"error": why}`, for each photo, in order.
+    async def predict(
+        self, request_id: str, photos: list[bytes], box: images.Box | None = None
+    ) -> list[Prediction]:
+        """One prediction, or `{"error": why}`, for each photo, in order; the box is for all.
 
         Raises:
             Refused: too much work is waiting.
         """
         with self._counted(photos):
             if len(photos) == 1 and len(photos[0]) <= INLINE_BYTES:
-                predictions = [await self._predict_together(photos[0])]
+                predictions = [await self._predict_together((photos[0], box))]
             else:
                 predictions = await asyncio.get_running_loop().run_in_executor(
-                    self._thread, predict_photos, self.classifier, photos
+                    self._thread, predict_photos, self.classifier, photos, [box] * len(photos)
                 )
         for prediction, photo in zip(predictions, photos, strict=True):
             self.monitoring.photo(request_id, prediction, photo)
         return predictions
 
-    async def explain(self, photo: bytes) -> bytes:
+    async def explain(self, photo: bytes, box: images.Box | None = None) -> bytes:
         """The occlusion map of the photo's most probable class, as a PNG file.
 
         Raises:
@@ -83,10 +87,11 @@ class Worker:
         """
         with self._counted([photo] * 8):
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._thread, self._explain, photo)
+            return await loop.run_in_executor(self._thread, self._explain, photo, box)
 
-    def _explain(self, photo: bytes) -> bytes:
-        prepared = self.classifier.prepare([images.decode(photo)])
+    def _explain(self, photo: bytes, box: images.Box | None = None) -> bytes:
+        image = images.decode(photo)
+        prepared = self.classifier.prepare([image], [images.region_of(box, image)])
         label = int(self.classifier.logits(prepared)[0].argmax())
         importance = saliency.occlusion_map(self.classifier, prepared[0], label)
         picture = heatmap.overlay(prepared[0], importance)
@@ -110,22 +115,23 @@ class Worker:
         finally:
             self._waiting -= units
 
-    async def _predict_together(self, photo: bytes) -> Prediction:
+    async def _predict_together(self, sent: Sent) -> Prediction:
         """Predict a photo in one batch with the others that the event loop has read by now."""
         loop = asyncio.get_running_loop()
         if not self._arrived:
             loop.call_soon(self._predict_arrived, loop)
         future: asyncio.Future[Prediction] = loop.create_future()
-        self._arrived.append((photo, future))
+        self._arrived.append((sent, future))
         return await future
 
     def _predict_arrived(self, loop: asyncio.AbstractEventLoop) -> None:
         batch, self._arrived = self._arrived[:MAX_TOGETHER], self._arrived[MAX_TOGETHER:]
         if self._arrived:
             loop.call_soon(self._predict_arrived, loop)
-        waiting = [(photo, future) for photo, future in batch if not future.done()]
+        waiting = [(sent, future) for sent, future in batch if not future.done()]
+        photos, boxes = [photo for (photo, _), _ in waiting], [box for (_, box), _ in waiting]
         try:
-            predictions = predict_photos(self.classifier, [photo for photo, _ in waiting])
+            predictions = predict_photos(self.classifier, photos, boxes)
         except Exception as error:
             for _, future in waiting:
                 future.set_exception(error)

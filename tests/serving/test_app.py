@@ -1,5 +1,6 @@
 """The HTTP interface: predictions, documents, and a helpful error for every bad request."""
 
+import base64
 import contextlib
 import http.client
 import io
@@ -103,6 +104,7 @@ def test_documents(running: Server) -> None:
     assert (model["fingerprint"], model["dataset"]) == ("c0ffee", "colors")
     assert model["metrics"]["validation"]["accuracy"] == 1.0
     page = running.ask("/demo")
+    assert running.ask("/").body == page.body  # and not BentoML's, which loads a tracker
     assert b"<html" in page.body
     assert "default-src 'none'" in page.headers["content-security-policy"]
     document = running.ask("/docs.json").body
@@ -174,11 +176,13 @@ OTHER_TYPES = ("text/plain", "application/json", "", "application/pdf")
 @pytest.mark.parametrize(
     ("path", "body", "kind", "status", "words"),
     [
-        *((ONE, PHOTO, kind, 415, "form field 'image'") for kind in OTHER_TYPES),
+        *((ONE, b"no photo", kind, 415, "form field 'image'") for kind in ("text/plain", "")),
+        (ONE, PHOTO, "application/json", 400, "the body is no JSON"),
         *((BATCH, PHOTO, kind, 415, "1 to 64 files named 'images'") for kind in OTHER_TYPES),
         (ONE, form(), FORM, 422, "no field 'image'"),
         (ONE, form(IMAGE, IMAGE), FORM, 422, "at most 1 file in 'image'"),
-        (ONE, form(("photo", PHOTO, "a.png")), FORM, 422, "'photo'; only 'image' is allowed"),
+        (ONE, form(("photo", b"text", None)), FORM, 422, "'photo'; only 'image' is allowed"),
+        (ONE, form(IMAGE, *[("box", b"1", None)] * 3), FORM, 422, "more than 3 fields"),
         (ONE, form(("image", b"text", None)), FORM, 422, "'image' must be a file"),
         (BATCH, form(*[IMAGES] * 65), FORM, 422, "at most 64 files in 'images'"),
         (BATCH, form(IMAGE), FORM, 422, "'image'; only 'images' is allowed"),
@@ -195,6 +199,76 @@ def test_refuses_other_types_and_wrong_forms(
 ) -> None:
     reply = running.send(body, path, kind)
     assert (reply.status, words in reply.error) == (status, True)
+
+
+ENCODED = base64.b64encode(PHOTO).decode()
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        *((PHOTO, kind) for kind in ("", "text/plain", "application/octet-stream", "image/x")),
+        *((form((name, PHOTO, "a.png")), FORM) for name in ("image", "file", "photo")),
+        (json.dumps({"image": ENCODED}).encode(), "application/json"),
+        (json.dumps({"image": f"data:image/png;base64,{ENCODED}"}).encode(), "application/json"),
+    ],
+)
+def test_a_photo_may_be_sent_in_many_ways(running: Server, body: bytes, kind: str) -> None:
+    reply = running.send(body, ONE, kind)
+    assert (reply.status, reply.body) == (200, running.send(PHOTO).body)
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "words"),
+    [
+        ({}, 422, "addresses are not fetched"),
+        ({"image": 1}, 422, "addresses are not fetched"),
+        ({"image": "http://127.0.0.1/a.png"}, 400, "no base64"),
+        ({"image": base64.b64encode(b"no photo").decode()}, 400, "known format"),
+        ({"image": ENCODED, "url": "x"}, 422, "unknown key 'url'"),
+        ({"image": ENCODED, "box": {"x": 1}}, 422, "four numbers"),
+        ([ENCODED], 422, "addresses are not fetched"),
+    ],
+)
+def test_json_without_a_photo_is_refused(
+    running: Server, content: object, status: int, words: str
+) -> None:
+    reply = running.send(json.dumps(content).encode(), ONE, "application/json")
+    assert (reply.status, words in reply.error) == (status, True)
+
+
+def test_a_box_says_where_the_sign_is(running: Server) -> None:
+    street = np.full((120, 160, 3), (40, 40, 120), np.uint8)  # BGR
+    sign = cv2.imdecode(np.frombuffer(PHOTO, np.uint8), cv2.IMREAD_COLOR)
+    street[30:70, 100:140] = cv2.resize(sign, (40, 40))
+    content = cv2.imencode(".png", street)[1].tobytes()
+    assert running.send(content).body["name"] == "Red"
+    box = "100,30,140,70"
+    in_json = {"image": base64.b64encode(content).decode(), "box": [100, 30, 140, 70]}
+    replies = [
+        running.send(content, f"{ONE}?box={box}"),
+        running.send(form(("image", content, "a.png"), ("box", box.encode(), None)), ONE, FORM),
+        running.send(json.dumps(in_json).encode(), ONE, "application/json"),
+    ]
+    assert [reply.body["name"] for reply in replies] == ["Green"] * 3
+    assert running.send(content, f"/explain?box={box}").status == 200
+
+
+@pytest.mark.parametrize(
+    ("box", "words"),
+    [
+        ("1,2,3", "is no box: give x1,y1,x2,y2 in pixels"),
+        ("a,b,c,d", "is no box"),
+        ("9,9,5,20", "is no box"),
+        ("nan,0,9,9", "is no box"),
+        ("0,0,inf,9", "is no box"),
+        ("500,500,600,600", "shows too little of a photo of"),
+        ("0,0,0.5,9", "shows too little of a photo of"),
+    ],
+)
+def test_a_box_that_shows_nothing_is_refused(running: Server, box: str, words: str) -> None:
+    reply = running.send(PHOTO, f"{ONE}?box={box}")
+    assert (reply.status, words in reply.error) == (400, True)
 
 
 def test_refuses_too_many_bytes(running: Server) -> None:

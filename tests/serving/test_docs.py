@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from tests.conftest import Server, photo
@@ -24,13 +26,19 @@ def test_examples(running: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         here = [word.replace("http://127.0.0.1:3000", running.address) for word in command]
         return subprocess.check_output(here, cwd=tmp_path, text=True)
 
-    (commands,) = (b for b in re.findall(r"```sh\n(.*?)```", MANUAL, re.DOTALL) if "curl " in b)
+    blocks = re.findall(r"```sh\n(.*?)```", MANUAL, re.DOTALL)
+    commands, boxed = (block for block in blocks if "curl " in block)
     one, raw, batch, explain, model = [run("sh", "-c", line) for line in commands.splitlines()]
     assert json.loads(one)["name"] == json.loads(raw)["name"] == "Green"
     assert [prediction["name"] for prediction in json.loads(batch)] == ["Green", "Red"]
     assert explain == ""
     assert (tmp_path / "why.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads(model)["dataset"] == "colors"
+    street = np.full((200, 500, 3), (40, 40, 120), np.uint8)
+    sign = cv2.imdecode(np.frombuffer(photo("Green"), np.uint8), cv2.IMREAD_COLOR)
+    street[80:139, 412:470] = cv2.resize(sign, (58, 59))
+    cv2.imwrite(str(tmp_path / "street.jpg"), street)
+    assert json.loads(run("sh", "-c", boxed.splitlines()[0]))["name"] == "Green"
     (code,) = re.findall(r"```python\n(.*?)```", MANUAL, re.DOTALL)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody listens there
     monkeypatch.setenv("no_proxy", "")

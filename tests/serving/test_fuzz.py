@@ -1,6 +1,7 @@
 """Generated requests from the service's own OpenAPI document, damaged files, and forms."""
 
 import contextlib
+import json
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from signs.data.images import ImageError, box_of
 from signs.serving import forms
 from signs.serving.refused import Refused
 from tests.conftest import Server, photo
@@ -39,6 +41,12 @@ LINES += [b"Content-Disposition: form-data; name=", b"Content-Type: image/png"]
 LINES += [b"; filename*=utf-8''%00", b"Content-Transfer-Encoding: base64"]
 
 
+VALUES = st.one_of(st.text(max_size=20), st.lists(st.floats(), max_size=5), st.integers())
+JSON = st.dictionaries(st.sampled_from(["image", "box", "x"]), VALUES).map(
+    lambda content: json.dumps(content).encode()
+)
+
+
 @pytest.mark.slow
 def test_the_service_survives_damaged_files(running: Server) -> None:
     @settings(max_examples=200, deadline=None)
@@ -60,6 +68,18 @@ def test_the_service_survives_damaged_files(running: Server) -> None:
 )
 def test_a_form_has_few_files_or_is_refused(body: bytes, content_type: str) -> None:
     with contextlib.suppress(Refused):
-        files = forms.files(body, content_type, "image", 3)
-        assert len(files) in (1, 2, 3)
-        assert sum(map(len, files)) <= len(body)
+        form = forms.read(body, content_type, "image", 3, ["box"])
+        assert len(form.files) in (1, 2, 3)
+        assert sum(map(len, form.files)) <= len(body)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode), JSON))
+def test_json_holds_a_photo_or_is_refused(body: bytes) -> None:
+    with contextlib.suppress(Refused, ImageError):
+        photo, box = forms.photo_in_json(body)
+        assert len(photo) <= len(body)
+        if box:
+            left, top, right, bottom = box_of(box)
+            assert left < right
+            assert top < bottom
