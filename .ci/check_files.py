@@ -15,6 +15,7 @@ from detect_secrets.core.scan import scan_file
 from detect_secrets.settings import default_settings
 
 MAX_BYTES = 1_000_000
+MAX_RELEASED_BYTES = 1_500_000  # of a file in pretrained/
 IMAGE_DATA = {".bmp", ".gif", ".jpeg", ".jpg", ".npy", ".npz", ".png", ".ppm", ".zip"}
 CONTAINER_FILES = re.compile(r"Dockerfile|Jenkinsfile")  # their paths are the container's own
 LOOPBACK = r"(?!127\.0\.0\.1|localhost|\[::1\])"
@@ -42,8 +43,9 @@ PINNED = re.compile(r"^[A-Za-z0-9_.\[\]-]+==[^\n]*\\\n +--hash=sha256:[0-9a-f]{6
 def problems(path: Path) -> Iterator[str]:
     """What is wrong with one file, a sentence each."""
     size = path.stat().st_size
-    if size > MAX_BYTES:
-        yield f"{size:,} bytes; what is larger than {MAX_BYTES:,} belongs to DVC"
+    most = MAX_RELEASED_BYTES if path.parts[0] == "pretrained" else MAX_BYTES
+    if size > most:
+        yield f"{size:,} bytes; what is larger than {most:,} belongs to DVC"
     if path.parts[0] == "data" and path.suffix.lower() in IMAGE_DATA:
         yield "image data belongs to DVC, not to git"
     try:
