@@ -34,7 +34,7 @@ MACHINE_PATH = re.compile(
 NO_SECRETS = [
     r"^ +--hash=sha256:[0-9a-f]{64}( \\)?$",  # the hash of a package in a lock
     r'^ +"image/(png|jpeg)": "[A-Za-z0-9+/=\\]+",?$',  # a picture in a notebook
-    r'^ +"(sha256|fingerprint|data)": "[0-9a-f]{32,64}",$',  # of a released classifier
+    r'^ +"(version|sha256|fingerprint|data)": "[0-9a-f]{12,64}",$',  # of a released classifier
     r'^COMMIT = "[0-9a-f]{40}"$',  # a revision of a public repository
 ]
 REQUIREMENT = re.compile(r"^[A-Za-z0-9][^#\n]*(?:\n +--hash=.*)*", re.MULTILINE)
