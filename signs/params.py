@@ -198,6 +198,7 @@ class CompactRecipe(Recipe):
     """How the compact network is built and trained."""
 
     width: Annotated[int, Field(ge=4, le=128)]
+    experiment: list[str]
 
 
 class Train(Block):

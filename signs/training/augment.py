@@ -26,6 +26,9 @@ RANDOM_NUMBERS = 2**20
 INTERPOLATIONS = cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC
 
 
+WANTED: set = set()
+
+
 def augment(images: Images, settings: Augment, rng: np.random.Generator) -> Images:
     """Each image, changed at random: where it lies, its sharpness, its light, what hides it."""
     shape = images.shape
@@ -64,10 +67,11 @@ def _affine_matrices(
     """(count, 2, 3) matrices: rotation, scale and shear around the centre, then a shift."""
     angle = np.deg2rad(rng.uniform(-settings.rotation, settings.rotation, count))
     scale = rng.uniform(1 - settings.scale, 1 + settings.scale, (count, 1, 1))
+    aspect = rng.uniform(-0.1, 0.1, count) if "aspect" in WANTED else np.zeros(count)
     shear = rng.uniform(-settings.shear, settings.shear, count)
     shift = rng.uniform(-settings.shift, settings.shift, (count, 2)) * size
     rotation = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], axis=1)
-    shearing = np.stack([np.ones(count), shear, np.zeros(count), np.ones(count)], axis=1)
+    shearing = np.stack([1 + aspect, shear, np.zeros(count), 1 - aspect], axis=1)
     linear = scale * (rotation.reshape(-1, 2, 2) @ shearing.reshape(-1, 2, 2))
     centre = np.full(2, (size - 1) / 2)
     return np.concatenate([linear, (centre - linear @ centre + shift)[:, :, None]], axis=2)
@@ -132,6 +136,10 @@ def _tone_curves(count: int, channels: int, settings: Augment, rng: np.random.Ge
     contrast, brightness, gamma = rng.uniform(-1, 1, (3, count, 1, 1))
     tint = 1 + settings.tint * rng.uniform(-1, 1, (count, 1, channels))
     levels = (np.arange(256) / 255)[None, :, None] ** 2 ** (settings.gamma * gamma)
+    if "expose" in WANTED:
+        levels = levels * 2 ** (1.5 * rng.uniform(-1, 1, (count, 1, 1)) ** 3)
+    if "expose2" in WANTED:
+        levels = levels * 2 ** (2.5 * rng.uniform(-1, 1, (count, 1, 1)) ** 3)
     gain = 1 + settings.contrast * contrast
     # Contrast turns around mid-grey, so it does not also darken.
     levels = 0.5 + gain * (levels * tint - 0.5) + settings.brightness * brightness
@@ -143,7 +151,7 @@ def _erase(shape: tuple[int, ...], settings: Augment, rng: np.random.Generator) 
     count, size, _, channels = shape
     erased = rng.random(count) < settings.erase
     corners = (rng.uniform(0, 0.8, (count, 2)) * size).astype(int)
-    extents = (rng.uniform(0.1, 0.35, (count, 2)) * size).astype(int)
+    extents = (rng.uniform(0.1, 0.5 if "erase5" in WANTED else 0.35, (count, 2)) * size).astype(int)
     colors = rng.integers(0, 256, (count, channels))
 
     def step(row: int, image: Images) -> Images:

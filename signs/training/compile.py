@@ -35,7 +35,7 @@ def scope(devices: int) -> AbstractContextManager[Any]:
 
 def build(network: str, data: Prepared, recipe: Recipe) -> keras.Model:
     """The untrained network, compiled with the recipe's optimizer, schedule and loss."""
-    options = {"width": recipe.width} if isinstance(recipe, CompactRecipe) else {}
+    options = {"width": recipe.width, "wanted": tuple(recipe.experiment)} if isinstance(recipe, CompactRecipe) else {}
     model = NETWORKS[network](*data.images.shape[2:], len(data.labels), **options)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -49,13 +49,23 @@ def build(network: str, data: Prepared, recipe: Recipe) -> keras.Model:
             0.0 if warmup else rate, steps - warmup, warmup_target=rate, warmup_steps=warmup
         )
     model.compile(
-        optimizer=keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay),
+        optimizer=_optimizer(rate, recipe),
         loss=keras.losses.CategoricalCrossentropy(
             from_logits=True, label_smoothing=recipe.label_smoothing
         ),
         metrics=[Accuracy(name="accuracy")],
     )
     return model
+
+
+def _optimizer(rate: Any, recipe: Recipe) -> Any:
+    wanted = set(getattr(recipe, "experiment", []))
+    made = keras.optimizers.AdamW(
+        rate, weight_decay=recipe.weight_decay, beta_2=0.99 if "beta99" in wanted else 0.999
+    )
+    if "decay-kernels" in wanted:
+        made.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return made
 
 
 @keras.saving.register_keras_serializable(package="signs")

@@ -11,7 +11,7 @@ import keras
 from keras import layers
 
 
-def compact(size: int, channels: int, classes: int, width: int = 32) -> keras.Model:
+def compact(size: int, channels: int, classes: int, width: int = 32, wanted: tuple = ()) -> keras.Model:
     """Five residual blocks (He et al. 2015, arXiv 1512.03385) after a 5x5 stem.
 
     Each image is standardized first, as nobody knows how dark or pale a photo will be. The stem has
@@ -22,9 +22,10 @@ def compact(size: int, channels: int, classes: int, width: int = 32) -> keras.Mo
     x = layers.Rescaling(1 / 127.5, offset=-1.0)(pixels)
     x = layers.LayerNormalization(axis=[1, 2, 3], center=False, scale=False)(x)
     x = _convolve(x, width, stride=2, kernel=5)
-    for multiple in (1, 2, 2, 4, 4):
-        x = _residual(x, multiple * width)
-    x = layers.Dropout(0.2)(layers.GlobalAveragePooling2D()(x))
+    multiples = (1, 1, 2, 2, 2, 4, 4) if "deep" in wanted else (1, 2, 2, 4, 4)
+    for multiple in multiples:
+        x = _residual(x, multiple * width, "se" in wanted)
+    x = layers.Dropout(0.4 if "dropout" in wanted else 0.2)(layers.GlobalAveragePooling2D()(x))
     return keras.Model(pixels, layers.Dense(classes, name="logits")(x), name="compact")
 
 
@@ -36,7 +37,7 @@ def _convolve(x: Any, filters: int, stride: int = 1, activate: bool = True, kern
     return layers.ReLU()(x) if activate else x
 
 
-def _residual(x: Any, filters: int) -> Any:
+def _residual(x: Any, filters: int, se: bool = False) -> Any:
     """A block that halves the image where it changes the number of filters."""
     shortcut, stride = x, 1
     if x.shape[-1] != filters:
@@ -45,6 +46,10 @@ def _residual(x: Any, filters: int) -> Any:
         shortcut = _convolve(shortcut, filters, activate=False, kernel=1)
     y = _convolve(x, filters, stride)
     y = _convolve(y, filters, activate=False)
+    if se:
+        squeezed = layers.GlobalAveragePooling2D(keepdims=True)(y)
+        squeezed = layers.Conv2D(filters // 8, 1, activation="relu")(squeezed)
+        y = layers.Multiply()([y, layers.Conv2D(filters, 1, activation="sigmoid")(squeezed)])
     return layers.ReLU()(layers.Add()([shortcut, y]))
 
 

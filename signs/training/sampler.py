@@ -5,7 +5,16 @@ import numpy.typing as npt
 
 from signs.data.arrays import Prepared
 from signs.params import Recipe
+from signs.training import augment as augmentation
 from signs.training.augment import augment
+
+SAME = (11, 12, 13, 15, 17, 18, 22, 26, 30, 35)
+PAIRS = ((19, 20), (33, 34), (36, 37), (38, 39))
+MIRROR = np.arange(-1, 200) * 0 - 9
+for one in SAME:
+    MIRROR[one] = one
+for one, other in PAIRS:
+    MIRROR[one], MIRROR[other] = other, one
 
 
 def sample_epoch(
@@ -61,5 +70,33 @@ class EpochSampler:
             images.append(data.auxiliary_outliers[chosen])
             labels.append(np.full(self._outlier_count, -1))
         order = rng.permutation(self._count)
-        mixed = augment(np.concatenate(images)[order], self._recipe.augment, rng)
-        return mixed, self._targets[np.concatenate(labels)[order]]
+        wanted = set(self._recipe.experiment)
+        augmentation.WANTED = wanted
+        chosen_images, chosen_labels = np.concatenate(images)[order], np.concatenate(labels)[order]
+        if "mirror" in wanted:
+            there = (chosen_labels < 0) | (MIRROR[chosen_labels] >= 0)
+            flip = np.flatnonzero(there & (rng.random(self._count) < 0.5))
+            chosen_images[flip] = chosen_images[flip, :, ::-1]
+            known = flip[chosen_labels[flip] >= 0]
+            chosen_labels[known] = MIRROR[chosen_labels[known]]
+        mixed = augment(chosen_images, self._recipe.augment, rng)
+        targets = self._targets[chosen_labels]
+        if "mixup" in wanted:
+            other = rng.permutation(self._count)
+            share = np.where(rng.random(self._count) < 0.5, rng.beta(0.4, 0.4, self._count), 1)
+            share = share.astype(np.float32)
+            wide = share[:, None, None, None]
+            mixed = np.rint(wide * mixed + (1 - wide) * mixed[other]).astype(np.uint8)
+            targets = share[:, None] * targets + (1 - share[:, None]) * targets[other]
+        if "cutmix" in wanted:
+            other = rng.permutation(self._count)
+            source, size, before = mixed.copy(), mixed.shape[1], targets.copy()
+            for row in np.flatnonzero(rng.random(self._count) < 0.3):
+                side = round(size * np.sqrt(rng.uniform(0.05, 0.5)))
+                y, x = rng.integers(0, size - side + 1, 2)
+                mixed[row, y : y + side, x : x + side] = source[
+                    other[row], y : y + side, x : x + side
+                ]
+                share = side * side / size / size
+                targets[row] = (1 - share) * before[row] + share * before[other[row]]
+        return mixed, targets
