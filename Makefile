@@ -9,6 +9,9 @@ PYTHON ?=
 # More for the tool behind a target: make test ARGS='-k params', make lock ARGS=--upgrade
 ARGS ?=
 
+# make GPU=yes: TensorFlow with the code for NVIDIA GPUs (docs/devices.md)
+GPU ?=
+
 # Where the environment is; the pipeline's image has one of its own.
 VENV ?= .venv
 
@@ -24,6 +27,7 @@ RESULTS := dvc.lock docs/model_card.md metrics
 
 export PYTHON
 export VENV
+export GPU
 export PATH := $(abspath $(BIN)):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export ITERATIVE_DO_NOT_TRACK := 1
@@ -215,7 +219,7 @@ hooks: setup-dev  ## Check every commit from now on (git hook)
 
 lock:  ## Lock requirements/*.in again (ARGS=--upgrade for newer versions)
 	@$(SETUP) uv
-	@cd requirements && for name in uv pipeline service ray development drift security; do \
+	@cd requirements && for name in uv pipeline service ray development gpu drift security; do \
 		echo "Locking $$name.txt ..."; \
 		../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 			--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \

@@ -90,8 +90,13 @@ install_uv() {
 install() {
     again=''
     if [ -e "$unfinished" ]; then again=--reinstall; fi
-    rm -f "$venv/.pipeline" "$venv/.ray" "$venv/.development"
+    other='' # the TensorFlow that goes: both are the folder `tensorflow`
+    if [ "$1" = gpu ]; then other=tensorflow-cpu; elif [ -e "$venv/.gpu" ]; then other=tensorflow; fi
+    rm -f "$venv/.gpu"
+    [ "$1" = gpu ] || rm -f "$venv/.pipeline" "$venv/.ray" "$venv/.development"
     : >"$unfinished"
+    [ -z "$other" ] || "$uv" pip uninstall --quiet --python "$python" "$other" >"$log" 2>&1 ||
+        explain "$other could not be removed"
     { "$uv" pip install --python "$python" --require-hashes --compile-bytecode $again \
         -r "requirements/$1.txt" 2>&1 && rm "$unfinished"; } |
         tee "$log" | while IFS= read -r line; do
@@ -162,3 +167,10 @@ development)
     ;;
 *) fail "setup.sh knows uv, pipeline, ray and development, not '$wanted'." ;;
 esac
+
+if [ "${GPU:-}" = yes ] && [ "$wanted" != uv ]; then
+    cmp -s requirements/gpu.txt "$venv/.gpu" || {
+        echo "Installing TensorFlow for NVIDIA GPUs in place of the one without (about 5 GB more on disk) ..."
+        install gpu
+    }
+fi

@@ -46,7 +46,7 @@ class Checkout:
         self.add_tool("python3", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
         (self.folder / "requirements").mkdir(parents=True)
         shutil.copy(ROOT / "Makefile", self.folder)
-        for file in ("setup.sh", "uv.txt", "pipeline.txt", "ray.txt", "development.txt"):
+        for file in ("setup.sh", "uv.txt", "pipeline.txt", "ray.txt", "development.txt", "gpu.txt"):
             shutil.copy(ROOT / "requirements" / file, self.folder / "requirements")
         subprocess.run(["git", "init", "--quiet", self.folder], check=True)
         indexes = ("PIP_INDEX_URL", "UV_INDEX_URL", "UV_DEFAULT_INDEX")
@@ -166,6 +166,26 @@ def test_without_network_then_healed(checkout: Checkout) -> None:
         lock_file.write("# changed\n")
     assert checkout.make("setup").returncode == 0
     assert checkout.asked().endswith("-r requirements/development.txt")
+
+
+def test_tensorflow_for_gpus_takes_the_place_of_the_other(checkout: Checkout) -> None:
+    _provide_fake_uv(checkout)
+    said = checkout.make("setup", "GPU=yes")
+    assert said.returncode == 0, said.stderr
+    asked = checkout.asked().splitlines()
+    assert [line.split()[1] for line in asked] == ["install", "uninstall", "install"]
+    assert asked[0].endswith("-r requirements/pipeline.txt")
+    assert asked[1].endswith(" tensorflow-cpu")
+    assert asked[2].endswith("-r requirements/gpu.txt")
+    for again in ("GPU=yes", "GPU="):
+        assert checkout.make("setup", again).stdout == checkout.asked() == ""
+    # Other packages bring the other TensorFlow back, unless GPU=yes is given again.
+    with (checkout.folder / "requirements" / "pipeline.txt").open("a") as lock_file:
+        lock_file.write("# changed\n")
+    assert checkout.make("setup").returncode == 0
+    asked = checkout.asked().splitlines()
+    assert asked[0].endswith(" tensorflow")
+    assert asked[1].endswith("-r requirements/pipeline.txt")
 
 
 def test_help_lists_every_target() -> None:
