@@ -9,6 +9,7 @@ Each format is measured on the test photos of each seed, beside the ONNX file of
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from signs.data import arrays, splits
 from signs.errors import run_stage
 from signs.exports import comparison, formats
 from signs.inference.classifier import Classifier
-from signs.training.quantize import CALIBRATION_IMAGES
+from signs.training.quantize import calibration
 
 ORIGINAL = "onnx"
 
@@ -45,18 +46,7 @@ def page() -> runs.Page:
 
 def _measure(reference: str, form: str) -> dict[str, Any]:
     """How a format of one experiment's classifier compares with its ONNX file of floats."""
-    with fetched(reference) as folder:
-        data = arrays.load(folder / paths.PREPARED)
-        photos = data.some_rows(splits.TRAIN, CALIBRATION_IMAGES)
-        test = data.rows(splits.TEST)
-        models = folder / paths.FLOAT_MODEL, folder / paths.KERAS_MODEL
-        source = formats.Source(folder / paths.CLASSIFIER, *models, data.images[photos])
-        exports = {name: folder / name for name in {ORIGINAL, form}}
-        for name, target in exports.items():
-            formats.export(source, name, target)
-        table = comparison.compare(
-            Classifier(exports[ORIGINAL], 1), exports, data.samples.iloc[test], data.images[test]
-        )
+    table = _table(reference)
     before, after = table.loc[ORIGINAL], table.loc[form]
     rates = [f"images_per_second_{batch}" for batch in comparison.BATCHES_TIMED]
     return {
@@ -65,6 +55,21 @@ def _measure(reference: str, form: str) -> dict[str, Any]:
         **{f"faster_{rate}": after[rate] / before[rate] for rate in rates},
         "commit": runs.commit(reference),
     }
+
+
+@cache
+def _table(reference: str) -> pd.DataFrame:
+    """All formats of one experiment's classifier, compared."""
+    with fetched(reference) as folder:
+        data = arrays.load(folder / paths.PREPARED)
+        test = data.rows(splits.TEST)
+        models = folder / paths.FLOAT_MODEL, folder / paths.KERAS_MODEL
+        source = formats.Source(folder / paths.CLASSIFIER, *models, calibration(data))
+        exports = {name: folder / name for name in formats.FORMATS}
+        for name, target in exports.items():
+            formats.export(source, name, target)
+        original = Classifier(exports[ORIGINAL], 1)
+        return comparison.compare(original, exports, data.samples.iloc[test], data.images[test])
 
 
 @contextmanager

@@ -15,11 +15,11 @@ import keras
 
 from benchmarks import exports, results, runs
 from signs import files, paths
-from signs.data import arrays, splits
+from signs.data import arrays
 from signs.errors import run_stage
 from signs.exports import formats
 from signs.training import pretrained
-from signs.training.quantize import CALIBRATION_IMAGES
+from signs.training.quantize import calibration
 
 
 def release() -> None:
@@ -35,8 +35,7 @@ def release() -> None:
         with exports.fetched(reference) as folder:
             data = arrays.load(folder / paths.PREPARED)
             models = folder / paths.FLOAT_MODEL, folder / paths.KERAS_MODEL
-            rows_used = data.some_rows(splits.TRAIN, CALIBRATION_IMAGES)
-            source = formats.Source(folder / paths.CLASSIFIER, *models, data.images[rows_used])
+            source = formats.Source(folder / paths.CLASSIFIER, *models, calibration(data))
             formats.export(source, "onnx-int8", target)
             pretrained.save(keras.models.load_model(models[1]), target / pretrained.WEIGHTS)
         card = _card(name, title, reference, settings, rows[title].get("part", "test"))

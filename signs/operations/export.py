@@ -23,7 +23,7 @@ from signs.data import arrays, splits
 from signs.errors import UserError
 from signs.exports import comparison, formats
 from signs.inference.classifier import Classifier
-from signs.training.quantize import CALIBRATION_IMAGES
+from signs.training.quantize import calibration
 
 TEST_IMAGES = 5000
 COLUMNS = {
@@ -55,8 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"{paths.CLASSIFIER} was trained on other photos than {paths.PREPARED} holds. "
             "Run `dvc repro`."
         )
-    calibration = data.images[data.some_rows(splits.TRAIN, CALIBRATION_IMAGES)]
-    source = formats.Source(paths.CLASSIFIER, paths.FLOAT_MODEL, paths.KERAS_MODEL, calibration)
+    models = paths.CLASSIFIER, paths.FLOAT_MODEL, paths.KERAS_MODEL
+    source = formats.Source(*models, calibration(data))
     for name in chosen:
         formats.export(source, name, arguments.to / name)
         print(arguments.to / name, flush=True)

@@ -107,6 +107,8 @@ def load(arguments: argparse.Namespace) -> Classifier:
 def with_labels(samples: pd.DataFrame, dataset: Dataset, model: Classifier) -> pd.DataFrame:
     """The samples of classes that the model has, with the number of its output as `label`.
 
+    A model whose classes have other names, or none, gets those of the data set.
+
     Raises:
         UserError: no class of the two is the same.
     """
@@ -120,6 +122,9 @@ def with_labels(samples: pd.DataFrame, dataset: Dataset, model: Classifier) -> p
                 "classes, and no two have the same name. Tell the model's class names: --names."
             )
         labels = {i: i if has_gaps else number for number, i in enumerate(sorted(labels))}
+        for class_id, label in labels.items():
+            assert label is not None
+            model.metadata.names[label] = dataset.names[class_id]
     absent = [dataset.names[i] for i, label in labels.items() if label is None]
     if absent:
         print(f"Not judged, as the model has no such class: {', '.join(absent)}.")

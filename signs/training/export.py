@@ -19,7 +19,8 @@ from signs.inference.classifier import Inputs, Logits
 from signs.params import Train
 from signs.paths import CLASSIFIER, FLOAT_MODEL, KERAS_MODEL
 from signs.training.loop import predict
-from signs.training.quantize import CALIBRATION_IMAGES, quantize
+from signs.training.quantize import calibration as calibration_images
+from signs.training.quantize import quantize
 
 
 def save_keras(model: keras.Model, path: Path) -> None:
@@ -120,10 +121,9 @@ def _int8(
     data: Prepared, images: Inputs, labels: npt.NDArray[np.int64], logits: Logits
 ) -> tuple[float, bytes, Logits]:
     """Accuracy that a model of 8-bit integers loses, the model, and its logits of the images."""
-    rows = data.some_rows("train", CALIBRATION_IMAGES)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        quantize(FLOAT_MODEL, path, data.images[rows])
+        quantize(FLOAT_MODEL, path, calibration_images(data))
         content = path.read_bytes()
     smaller = classifier.run(classifier.session(content), images)
     right, still_right = ((each.argmax(axis=1) == labels).mean() for each in (logits, smaller))

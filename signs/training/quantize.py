@@ -10,18 +10,25 @@ import numpy as np
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from signs.data.arrays import Prepared
 from signs.inference.classifier import Inputs
 
 # Of the activations, this many percent get levels of their own; what is above is rare and clipped.
 PERCENTILE = 99.999
-CALIBRATION_IMAGES = 1024
+# Of all calibration images together: ONNX Runtime holds at once all that they cause in the network.
+CALIBRATION_PIXELS = 2**20
 BATCH = 64
 
 
-def quantize(model: Path, target: Path, calibration: Inputs) -> None:
+def calibration(data: Prepared) -> Inputs:
+    """Prepared training images, always the same ones, that show which values occur."""
+    return data.images[data.some_rows("train", CALIBRATION_PIXELS // data.settings.size**2)]
+
+
+def quantize(model: Path, target: Path, images: Inputs) -> None:
     """Write an ONNX model of floats, with convolutions of integers.
 
-    The calibration images, uint8 (N, size, size, channels), show which values occur. What lies
+    The images are those of `calibration`, uint8 (N, size, size, channels). What lies
     between the convolutions keeps its precision: to quantize the sums of the residual blocks, too,
     would change many predictions and save no time. Weights have 7 bits, as processors without VNNI
     add products in 16 bits.
@@ -32,7 +39,7 @@ def quantize(model: Path, target: Path, calibration: Inputs) -> None:
         quantization.quantize_static(
             prepared,
             target,
-            _Calibration(calibration),
+            _Calibration(images),
             op_types_to_quantize=["Conv"],
             activation_type=quantization.QuantType.QUInt8,  # signed ones are half as fast
             per_channel=True,

@@ -103,6 +103,15 @@ def test_what_a_model_says_of_itself_is_used(tmp_path: Path) -> None:
     assert judge(tmp_path, "model.onnx", "own")["accuracy"] > 0.9
 
 
+def test_a_model_without_names_gets_those_of_the_photos(tmp_path: Path) -> None:
+    photos(tmp_path / "own", COLORS | {"Grey": (90, 90, 90)})
+    photos(tmp_path / "other", {"Black": (70, 70, 70), "Red": COLORS["Red"]})
+    foreign(tmp_path / "model.onnx", "0-1 NCHW")
+    found = judge(tmp_path, "model.onnx", "own", "--scale", "0-1", "--ood", "other")
+    assert found["ood_images"] == 12  # red photos are of a class that the model has
+    assert "<td>Grey</td>" in (tmp_path / "judge.html").read_text()
+
+
 def test_photos_of_other_classes_are_out_of_distribution(tmp_path: Path) -> None:
     photos(tmp_path / "own", COLORS)
     photos(tmp_path / "other", {"Black": (70, 70, 70), "Red": COLORS["Red"]})

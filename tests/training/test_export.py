@@ -7,10 +7,11 @@ import keras
 import numpy as np
 import pytest
 
+from signs.data.arrays import Prepared
 from signs.data.splits import VALIDATION
 from signs.inference.classifier import Classifier, run, session
 from signs.paths import FLOAT_MODEL, KERAS_MODEL
-from signs.training import export, networks
+from signs.training import export, networks, quantize
 from tests.training.small import PARAMS, prepared
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (90, 8, 8, 3), np.uint8)
@@ -33,6 +34,14 @@ def build(seed: int) -> keras.Model:
 @pytest.fixture(scope="module")
 def model() -> keras.Model:
     return build(1)
+
+
+def noisy() -> Prepared:
+    """The small data set, with images that differ."""
+    data = prepared()
+    data.images[:] = IMAGES
+    data.settings = data.settings.model_copy(update={"size": 8})
+    return data
 
 
 def saved(model: keras.Model, path: Path) -> bytes:
@@ -65,9 +74,7 @@ def test_the_classifier_predicts_what_keras_predicts(
     model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    data = prepared()
-    data.images[:] = IMAGES
-    data.settings = data.settings.model_copy(update={"size": 8})
+    data = noisy()
     changes = {"target_precision": 0.4, "target_coverage": 0.8, "max_int8_loss": -1.0}
     export.write_classifier(model, data, PARAMS.train.model_copy(update=changes), "f1n6e7")
     classifier = Classifier()
@@ -97,9 +104,7 @@ def test_integers_are_deployed_if_they_lose_nothing(
     model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    data = prepared()
-    data.images[:] = IMAGES
-    data.settings = data.settings.model_copy(update={"size": 8})
+    data = noisy()
     train = PARAMS.train.model_copy(update={"max_int8_loss": 1.0})
     export.write_classifier(model, data, train, "")
     classifier, size = Classifier(), FLOAT_MODEL.stat().st_size
@@ -119,3 +124,11 @@ def test_integers_are_deployed_if_they_lose_nothing(
     assert validation["accuracy_lost_by_int8"] == pytest.approx(accuracies[0] - accuracies[1])
     difference = classifier.logits(IMAGES) - np.asarray(model(IMAGES, training=False))
     assert 0 < np.abs(difference).max() < 0.2 * np.ptp(classifier.logits(IMAGES))
+
+
+@pytest.mark.parametrize(("size", "count"), [(32, 1024), (100, 104), (8, 2000)])
+def test_calibration_images_are_bounded_by_their_pixels(size: int, count: int) -> None:
+    data = prepared(real=2500)
+    data.images = np.zeros((2500, size, size, 3), np.uint8)
+    data.settings = data.settings.model_copy(update={"size": size})
+    assert quantize.calibration(data).shape == (count, size, size, 3)
