@@ -11,18 +11,19 @@ import gc
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import bentoml
 
+from signs.errors import UserError
 from signs.inference import classifier
 from signs.paths import CLASSIFIER
-from signs.serving.app import Api
+from signs.serving.app import Endpoints, application
+from signs.serving.middleware import ApiKeys, Requests, api_keys
+from signs.serving.schemas import OnePhoto, Photos, Picture, Prediction
 from signs.serving.worker import Worker
 
 FOLDER = Path(__file__).parent / CLASSIFIER
-
-_started: list[Worker] = []  # this process's one worker, once it has started
 
 
 def _labels() -> dict[str, str]:
@@ -35,20 +36,38 @@ def _labels() -> dict[str, str]:
         return {}  # `check` explains what is wrong
 
 
-class SignsService(bentoml.Service[Any]):  # type: ignore[misc]
-    """A BentoML service whose requests go through `Api` first."""
+def _is_traced() -> bool:
+    """Whether BentoML's settings name an exporter of traces."""
+    file = Path(os.environ.get("BENTOML_CONFIG") or os.devnull)
+    settings = file.read_text(encoding="utf-8") if file.exists() else ""
+    return "exporter_type" in settings + os.environ.get("BENTOML_CONFIG_OPTIONS", "")
 
-    def to_asgi(self, is_main: bool = True) -> Api:
-        """The application that each worker process runs."""
-        return Api(super().to_asgi(is_main), lambda: _started[0], self.openapi_spec.asdict)
+
+def _worker() -> Worker:
+    """This process's one worker, which exists before the first request."""
+    worker: Worker = bentoml.get_current_service().worker
+    return worker
+
+
+def _service() -> Any:
+    """The service below, which is no class any more."""
+    return TrafficSigns
+
+
+endpoints = Endpoints(_worker, lambda: _service().openapi_spec.asdict())
 
 
 @bentoml.service(
     name="traffic_signs",
     labels=_labels(),
     workers=int(os.environ.get("SIGNS_WORKERS", "0")) or "cpu_count",
-    service_class=SignsService,
+    # Ours know all paths, so that clients cannot make up new time series.
+    metrics={"enabled": False},
+    logging={"access": {"enabled": False}},
+    # A quarter of the time of a request, though no trace is kept.
+    tracing={} if _is_traced() else {"excluded_urls": ".*"},
 )
+@bentoml.asgi_app(application(endpoints))
 class TrafficSigns:
     """Recognises the traffic sign on a photo, with its confidence, or says that it is unknown."""
 
@@ -63,12 +82,42 @@ class TrafficSigns:
 
     def __init__(self) -> None:
         self.worker = Worker(FOLDER)
-        _started.append(self.worker)
         # Otherwise some request waits a tenth of a second for a collection of all imported objects.
         gc.collect()
         gc.freeze()
+
+    # BentoML's own way to the same endpoints, for its client and its tools. What they return is a
+    # response, which BentoML takes in place of the declared output.
+
+    @bentoml.api(route="/api/predict", input_spec=OnePhoto)  # type: ignore[untyped-decorator]
+    async def predict(self, image: Any, box: str | None = None) -> Prediction:
+        """Recognise the sign on one photo."""
+        return cast("Prediction", await endpoints.predict(image))
+
+    @bentoml.api(route="/api/predict_batch", input_spec=Photos)  # type: ignore[untyped-decorator]
+    async def predict_batch(self, images: Any) -> list[dict[str, Any]]:
+        """Recognise the signs on up to 64 photos; an unusable one has an `error`."""
+        return cast("list[dict[str, Any]]", await endpoints.predict_batch(images))
+
+    @bentoml.api(route="/api/explain", input_spec=OnePhoto)  # type: ignore[untyped-decorator]
+    async def explain(self, image: Any, box: str | None = None) -> Picture:
+        """Show which parts of a photo led to the prediction."""
+        return cast("Picture", await endpoints.explain(image))
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:
         """Wait for the work that has begun."""
         self.worker.close()
+
+
+_service().add_asgi_middleware(
+    Requests,
+    monitoring=lambda: _worker().monitoring,
+    paths={*endpoints.paths, *(method.route for method in _service().apis.values())},
+    prefix=os.environ.get("SIGNS_PATH_PREFIX", "").rstrip("/"),
+)
+try:
+    if keys := api_keys(os.environ):
+        _service().add_asgi_middleware(ApiKeys, **keys)
+except UserError as error:
+    raise SystemExit(f"ERROR: {error}") from None

@@ -1,221 +1,181 @@
-"""The HTTP interface of the service: an ASGI application in front of BentoML's own.
+"""The HTTP interface of the service: endpoints, and the Starlette application that BentoML mounts.
 
-It reads the body of a request as it arrives. BentoML's typed parameters take longer than the
-network does, download the addresses that they find in a file field, and decode any file they get
+They read a body as it arrives. BentoML's own typed parameters take longer than the network does,
+download the addresses that they find in a file field, and decode any file they get
 (docs/speed.md compares the two).
 """
 
 import asyncio
+import functools
 import logging
-import random
-import re
-import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
 
 import yaml
 from pydantic_core import to_json
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from signs.data import images
 from signs.serving import forms
-from signs.serving.refused import Header, Refused, overloaded
+from signs.serving.monitoring import metrics
+from signs.serving.refused import Refused, overloaded
 from signs.serving.worker import MAX_BATCH, Worker
 
 MAX_BODY = 64 * 2**20
 MAX_JSON = images.MAX_BYTES * 4 // 3 + 1024  # base64 takes four bytes for three
 MAX_HELD = 4 * MAX_BODY  # bytes of bodies that one worker holds at a time
 BODY_TIMEOUT = 10.0  # seconds that a body may take to arrive
+CLOSED = 499  # for the log: the client closed the connection, so there is nobody to respond to
 
-BENTOML_PATHS = {"/livez", "/healthz", "/readyz", "/metrics", "/schema.json"}
 PHOTO_TYPES = ("image/", "application/octet-stream")
 HERE = Path(__file__).parent
 # The page loads nothing from other hosts and sends nothing to them.
 PAGE_POLICY = (
-    b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    b"img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'; "
-    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-PAGE_HEADERS = [(b"content-security-policy", PAGE_POLICY), (b"cache-control", b"no-cache")]
-REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+PAGE_HEADERS = {"content-security-policy": PAGE_POLICY, "cache-control": "no-cache"}
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+HEALTH = ("/livez", "/healthz", "/readyz")  # BentoML responds
 
 _log = logging.getLogger("bentoml.signs")
 
 
-@dataclass(slots=True)
-class Request:
-    """What the handlers need of a request."""
-
-    id: str  # the client's X-Request-ID, or a random one
-    method: str
-    path: str  # without the query
-    query: bytes
-    headers: dict[bytes, bytes]  # by lower-case name
-    receive: Receive  # gives the next ASGI message
-    held: int = 0  # bytes of the body that were read
-    details: dict[str, Any] = field(default_factory=dict)  # further fields of its line in the log
+Handler = Callable[["Endpoints", Request], Awaitable[Response]]
 
 
-@dataclass(slots=True)
-class Reply:
-    """A response: body, status, content type, and headers beside those that all responses have."""
+def _responds(method: str) -> Callable[[Handler], Handler]:
+    """A decorator for handlers of requests with this method: their errors become responses."""
+    allowed = {"GET", "HEAD"} if method == "GET" else {method}
 
-    body: bytes
-    status: int = 200
-    content_type: bytes = b"application/json"
-    headers: list[Header] = field(default_factory=list)
+    def decorate(handler: Handler) -> Handler:
+        @functools.wraps(handler)
+        async def respond(self: "Endpoints", request: Request) -> Response:
+            try:
+                if request.method not in allowed:
+                    raise Refused(405, f"use {method} here", {"allow": method})
+                return await handler(self, request)
+            except ClientDisconnect:
+                return Response(status_code=CLOSED)
+            except Refused as error:
+                refused = error
+            except images.ImageError as error:
+                refused = Refused(413 if str(error) == images.TOO_MANY else 400, str(error))
+            except Exception:
+                _log.exception("Request %s failed", request.scope["signs.id"])
+                refused = Refused(500, f"internal error, request {request.scope['signs.id']}")
+            finally:
+                self._held -= request.scope.pop("signs.held", 0)
+            return error_response(request, refused)
+
+        return respond
+
+    return decorate
 
 
-class Gone(Exception):  # noqa: N818
-    """The client closed the connection, so there is nobody to respond to."""
+class Endpoints:
+    """What each path of the service responds to a request; one object for each process.
 
-
-class Api:
-    """The application: routes, bodies, errors. BentoML's `app` handles `BENTOML_PATHS`.
-
-    `started` returns this process's worker, which exists before the first request; `openapi`
+    `worker` returns this process's worker, which exists before the first request; `openapi`
     returns BentoML's own OpenAPI document.
     """
 
-    def __init__(
-        self, app: App, started: Callable[[], Worker], openapi: Callable[[], dict[str, Any]]
-    ) -> None:
-        self._app = app
-        self._worker = started
+    def __init__(self, worker: Callable[[], Worker], openapi: Callable[[], dict[str, Any]]) -> None:
+        self._worker = worker
         self._openapi = openapi
         self._held = 0
         self._page = (HERE / "demo.html").read_bytes()
-        self._routes: dict[str, tuple[str, Callable[[Request], Awaitable[Reply]]]] = {
-            "/predict": ("POST", self._predict),
-            "/predict_batch": ("POST", self._predict_batch),
-            "/explain": ("POST", self._explain),
-            "/model": ("GET", self._model),
-            "/": ("GET", self._demo),
-            "/demo": ("GET", self._demo),
-            "/docs.json": ("GET", self._docs),
+        self.paths = {
+            "/predict": self.predict,
+            "/predict_batch": self.predict_batch,
+            "/explain": self.explain,
+            "/": self.page,
+            "/demo": self.page,
+            "/model": self.model,
+            "/docs.json": self.docs,
+            "/metrics": self.metrics,
         }
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI 3.0."""
-        if scope["type"] != "http" or (
-            _is_bentomls(scope["path"]) and scope["method"] in ("GET", "HEAD")
-        ):
-            await self._app(scope, receive, send)
-            return
-        started = time.perf_counter()
-        headers = dict(scope["headers"])
-        given = REQUEST_ID.fullmatch(headers.get(b"x-request-id", b""))
-        request_id = given[0].decode() if given else f"{random.getrandbits(64):016x}"
-        request = Request(
-            request_id, scope["method"], scope["path"], scope["query_string"], headers, receive
-        )
-        try:
-            reply = await self._reply(request)
-        except Gone:
-            return
-        finally:
-            self._held -= request.held
-        sent = [
-            (b"content-type", reply.content_type),
-            (b"content-length", str(len(reply.body)).encode()),
-            (b"x-request-id", request_id.encode()),
-            (b"x-content-type-options", b"nosniff"),
-            *reply.headers,
-        ]
-        await send({"type": "http.response.start", "status": reply.status, "headers": sent})
-        await send({"type": "http.response.body", "body": reply.body})
-        # Only paths that exist: each one is a time series of its own in Prometheus.
-        exists = request.path in self._routes or request.path in BENTOML_PATHS
-        path = request.path if exists else "other"
-        seconds = time.perf_counter() - started
-        self._worker().monitoring.request(
-            request_id, request.method, path, reply.status, seconds, **request.details
-        )
-
-    async def _reply(self, request: Request) -> Reply:
-        """The response of the path's handler, or the error that it raised as a response."""
-        try:
-            return await self._handler(request)(request)
-        except Gone:
-            raise
-        except Refused as error:
-            refused = error
-        except images.ImageError as error:
-            refused = Refused(413 if str(error) == images.TOO_MANY else 400, str(error))
-        except Exception:
-            _log.exception("Request %s failed", request.id)
-            refused = Refused(500, f"internal error, request {request.id}")
-        request.details["error"] = str(refused)
-        return Reply(to_json({"error": str(refused)}), refused.status, headers=refused.headers)
-
-    def _handler(self, request: Request) -> Callable[[Request], Awaitable[Reply]]:
-        allowed, handler = self._routes.get(request.path, ("GET", None))
-        if handler is None and not _is_bentomls(request.path):
-            raise Refused(404, "there is nothing at this path; /docs.json lists all paths")
-        accepted = request.method == allowed or (request.method, allowed) == ("HEAD", "GET")
-        if handler is None or not accepted:
-            raise Refused(405, f"use {allowed} here", (b"allow", allowed.encode()))
-        return handler
-
-    async def _predict(self, request: Request) -> Reply:
+    @_responds("POST")
+    async def predict(self, request: Request) -> Response:
+        """The prediction for one photo."""
         photo, box = await self._photo(request)
-        prediction = (await self._worker().predict(request.id, [photo], box))[0]
+        prediction = (await self._worker().predict(request.scope["signs.id"], [photo], box))[0]
         if "error" in prediction:
             raise images.ImageError(prediction["error"])
         for key in ("prediction", "confidence", "known"):
-            request.details[key] = prediction[key]
-        return Reply(to_json(prediction))
+            request.scope["signs.details"][key] = prediction[key]
+        return _json(prediction)
 
-    async def _predict_batch(self, request: Request) -> Reply:
+    @_responds("POST")
+    async def predict_batch(self, request: Request) -> Response:
+        """A prediction or an error for each photo of a form."""
         self._worker().refuse_overload()
         body, kind = await self._body(request, MAX_BODY), _content_type(request)
-        if not kind.lower().startswith("multipart/form-data"):
+        if not kind.startswith("multipart/form-data"):
             why = f"send a multipart form with 1 to {MAX_BATCH} files named 'images'"
             raise Refused(415, why)
-        photos = forms.read(body, kind, "images", MAX_BATCH).files
+        photos = forms.read(body, request.headers["content-type"], "images", MAX_BATCH).files
         if max(map(len, photos)) > images.MAX_BYTES:
             raise _too_large(images.MAX_BYTES)
-        request.details["photos"] = len(photos)
-        return Reply(to_json(await self._worker().predict(request.id, photos)))
+        request.scope["signs.details"]["photos"] = len(photos)
+        return _json(await self._worker().predict(request.scope["signs.id"], photos))
 
-    async def _explain(self, request: Request) -> Reply:
+    @_responds("POST")
+    async def explain(self, request: Request) -> Response:
+        """An occlusion map of one photo, as a PNG file."""
         photo, box = await self._photo(request)
-        return Reply(await self._worker().explain(photo, box), content_type=b"image/png")
+        return Response(await self._worker().explain(photo, box), media_type="image/png")
 
-    async def _model(self, _: Request) -> Reply:
-        return Reply(self._worker().description)
+    @_responds("GET")
+    async def model(self, _: Request) -> Response:
+        """The description of the classifier."""
+        return Response(self._worker().description, media_type="application/json")
 
-    async def _demo(self, _: Request) -> Reply:
-        return Reply(self._page, content_type=b"text/html; charset=utf-8", headers=PAGE_HEADERS)
+    @_responds("GET")
+    async def page(self, _: Request) -> Response:
+        """The page to try photos."""
+        return Response(self._page, headers=PAGE_HEADERS, media_type="text/html")
 
-    async def _docs(self, _: Request) -> Reply:
+    @_responds("GET")
+    async def docs(self, _: Request) -> Response:
+        """The OpenAPI document: BentoML's, with ours for the paths here."""
         ours = yaml.safe_load((HERE / "openapi.yaml").read_text(encoding="utf-8"))
         document = self._openapi()
-        paths = ours["paths"] | document["paths"]
-        return Reply(to_json(document | ours | {"paths": paths}))
+        paths = document["paths"] | ours["paths"]
+        for path, entry in ours["paths"].items():
+            if f"/api{path}" in paths:  # the same endpoint
+                paths[f"/api{path}"]["post"]["responses"] = entry["post"]["responses"]
+        schemas = document["components"]["schemas"] | ours["components"]["schemas"]
+        return _json(document | ours | {"paths": paths, "components": {"schemas": schemas}})
+
+    @_responds("GET")
+    async def metrics(self, _: Request) -> Response:
+        """The metrics of all worker processes, for Prometheus."""
+        content, kind = await asyncio.to_thread(metrics)
+        return Response(content, headers={"content-type": kind})
 
     async def _photo(self, request: Request) -> tuple[bytes, images.Box | None]:
         """The photo of a request, whatever way it is sent, and the box of its sign, if given."""
         self._worker().refuse_overload()
         kind = _content_type(request)
-        in_json = kind.lower().startswith("application/json")
+        in_json = kind.startswith("application/json")
         body = await self._body(request, MAX_JSON if in_json else images.MAX_BYTES)
-        photo, box = body, _query(request).get("box", "")
-        if kind.lower().startswith("multipart/form-data"):
-            form = forms.read(body, kind, "image", 1, ["box"])
+        photo = body
+        box = request.query_params.get("box", "") if request.scope["query_string"] else ""
+        if kind.startswith("multipart/form-data"):
+            form = forms.read(body, request.headers["content-type"], "image", 1, ["box"])
             photo, box = form.files[0], form.texts.get("box", box)
         elif in_json:
             photo, given = forms.photo_in_json(body)
             box = given or box
-        elif not (kind.lower().startswith(PHOTO_TYPES) or images.FIRST_BYTES.match(body)):
+        elif not (kind.startswith(PHOTO_TYPES) or images.FIRST_BYTES.match(body)):
             raise Refused(
                 415,
                 "send the photo as the body, as a file in form field 'image', or as JSON: "
@@ -224,42 +184,58 @@ class Api:
         return photo, images.box_of(box) if box else None
 
     async def _body(self, request: Request, limit: int) -> bytes:
-        declared = request.headers.get(b"content-length", b"")
+        declared = request.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > limit:
             raise _too_large(limit)
-        chunks = []
+        chunks, held = [], 0
         try:
             async with asyncio.timeout(BODY_TIMEOUT):
-                more = True
-                while more:
-                    message = await request.receive()
-                    if message["type"] == "http.disconnect":
-                        raise Gone
-                    chunk = message.get("body", b"")
-                    more = message.get("more_body", False)
-                    request.held += len(chunk)
+                async for chunk in request.stream():
+                    held += len(chunk)
                     self._held += len(chunk)
-                    if request.held > limit:
+                    request.scope["signs.held"] = held
+                    if held > limit:
                         raise _too_large(limit)
                     if self._held > MAX_HELD:
                         raise overloaded()
                     chunks.append(chunk)
         except TimeoutError as error:
             why = f"the body did not arrive within {BODY_TIMEOUT:.0f} s"
-            raise Refused(408, why, (b"connection", b"close")) from error
+            raise Refused(408, why, {"connection": "close"}) from error
         return b"".join(chunks)
 
 
+def application(endpoints: Endpoints) -> Router:
+    """All paths but those of BentoML's APIs and health checks."""
+    # Without this list, Starlette itself would refuse other methods, and not as JSON.
+    methods = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+    routes = [Route(path, handler, methods=methods) for path, handler in endpoints.paths.items()]
+    return Router(routes, redirect_slashes=False, default=_nothing)
+
+
+async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    """What all other paths respond."""
+    if scope["type"] != "http":
+        await WebSocketClose()(scope, receive, send)
+        return
+    refused = Refused(404, "there is nothing at this path; /docs.json lists all paths")
+    if scope["path"] in HEALTH:
+        refused = Refused(405, "use GET here", {"allow": "GET"})
+    await error_response(Request(scope), refused)(scope, receive, send)
+
+
+def error_response(request: Request, error: Refused) -> Response:
+    """The response of a refused request."""
+    request.scope["signs.details"]["error"] = str(error)
+    return _json({"error": str(error)}, error.status, error.headers)
+
+
+def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(to_json(content), status, headers, "application/json")
+
+
 def _content_type(request: Request) -> str:
-    return request.headers.get(b"content-type", b"").decode("latin-1")
-
-
-def _query(request: Request) -> dict[str, str]:
-    return dict(parse_qsl(request.query.decode("latin-1")))
-
-
-def _is_bentomls(path: str) -> bool:
-    return path in BENTOML_PATHS or path.startswith("/static_content/")
+    return request.headers.get("content-type", "").lower()
 
 
 def _too_large(limit: int) -> Refused:

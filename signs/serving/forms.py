@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 from python_multipart.exceptions import FormParserError
@@ -48,7 +48,7 @@ def read(body: bytes, content_type: str, name: str, most: int, texts: Iterable[s
         kind = headers.get(b"content-type", b"").lower()
         is_file = b"filename" in options or kind.startswith(FILE_TYPES)
         if found in texts and not is_file:
-            form.texts[found] = b"".join(chunks).decode("utf-8", "replace")
+            form.texts[found] = _text(b"".join(chunks))
         elif found != name and not (most == 1 and is_file):
             raise Refused(422, f"the form has a field {found[:40]!r}; only '{name}' is allowed")
         elif not is_file:
@@ -76,11 +76,7 @@ def photo_in_json(body: bytes) -> tuple[bytes, str]:
         raise Refused(422, 'send {"image": "<base64>"}; addresses are not fetched')
     if unknown := content.keys() - {"image", "box"}:
         raise Refused(422, f"unknown key {sorted(unknown)[0][:40]!r}; there are 'image' and 'box'")
-    box = content.get("box") or ""
-    if isinstance(box, list):
-        box = ",".join(map(str, box))
-    if not isinstance(box, str):
-        raise Refused(422, "'box' must be a list of four numbers or a text, x1,y1,x2,y2")
+    box = _box(content.get("box"))
     text = content["image"]
     if text.startswith("data:"):
         text = text.partition(",")[2]
@@ -91,6 +87,22 @@ def photo_in_json(body: bytes) -> tuple[bytes, str]:
     if len(photo) > MAX_BYTES:
         raise Refused(413, f"more than {MAX_BYTES // 2**20} MB")
     return photo, box
+
+
+def _text(content: bytes) -> str:
+    """The content of a text field. BentoML's client writes it as JSON."""
+    try:
+        return _box(from_json(content))
+    except ValueError:
+        return content.decode("utf-8", "replace")
+
+
+def _box(value: Any) -> str:
+    if isinstance(value, list):
+        value = ",".join(map(str, value))
+    if not isinstance(value, str | None):
+        raise Refused(422, "'box' must be a list of four numbers or a text, x1,y1,x2,y2")
+    return value or ""
 
 
 class _Parser(MultipartParser):

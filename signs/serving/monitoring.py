@@ -28,24 +28,27 @@ class Monitoring:
     """Counts and logs the requests and photos of one worker."""
 
     def __init__(self, class_ids: list[int]) -> None:
+        # A worker knows only now where all workers' metrics come together.
+        from prometheus_client import Counter, Histogram
+
         # uvicorn would format a line for each request that nothing prints.
         logging.getLogger("uvicorn.access").propagate = False
-        seconds = bentoml.metrics.Histogram(
-            name="signs_request_duration_seconds",
-            documentation="Time from a request's headers to its response",
+        seconds = Histogram(
+            "signs_request_duration_seconds",
+            "Time from a request's headers to its response",
             labelnames=["path", "status"],
             buckets=BUCKETS,
         )
-        predictions = bentoml.metrics.Counter(
-            name="signs_predictions_total",
-            documentation="Predicted photos, by class id; unknown for those that were not accepted",
+        predictions = Counter(
+            "signs_predictions_total",
+            "Predicted photos, by class id; unknown for those that were not accepted",
             labelnames=["prediction"],
         )
         self._counts = {i: predictions.labels(prediction=str(i)) for i in class_ids}
         self._unknown = predictions.labels(prediction="unknown")
-        self._refused = bentoml.metrics.Counter(
-            name="signs_photos_refused_total",
-            documentation="Photos that could not be used, alone or in a batch",
+        self._refused = Counter(
+            "signs_photos_refused_total",
+            "Photos that could not be used, alone or in a batch",
         )
         self._duration = functools.cache(
             lambda path, status: seconds.labels(path=path, status=str(status))
@@ -92,3 +95,15 @@ class Monitoring:
             folder = Path(PHOTOS)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{request_id}-{self._logged}").write_bytes(photo)
+
+
+def metrics() -> tuple[bytes, str]:
+    """The metrics of all worker processes in Prometheus's format, and its content type."""
+    from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    registry = REGISTRY
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry), CONTENT_TYPE_LATEST

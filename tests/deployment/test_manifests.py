@@ -61,7 +61,7 @@ def test_ports_and_probes_lead_to_the_service() -> None:
     assert SPECS["NetworkPolicy"]["ingress"] == [{"ports": [{"port": port["name"]}]}]
     for kind, path in (("startup", "/readyz"), ("readiness", "/readyz"), ("liveness", "/livez")):
         assert CONTAINER[f"{kind}Probe"]["httpGet"] == {"path": path, "port": port["name"]}
-        assert path in app.BENTOML_PATHS
+        assert path in app.HEALTH
     startup = CONTAINER["startupProbe"]
     assert startup["periodSeconds"] * startup["failureThreshold"] == VALUES.ready_seconds
 

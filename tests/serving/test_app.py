@@ -123,7 +123,7 @@ def test_metrics_count_classes_unknown_and_requests(running: Server) -> None:
     for body in (photo("Blue"), photo("Grey"), b"no image"):
         running.send(body)
     running.ask("/nothing/4711")
-    running.send(PHOTO, "/static_content/4711")
+    running.ask("/predict")
     after = counts()
     for name in (
         'predictions_total{prediction="20"}',
@@ -131,7 +131,7 @@ def test_metrics_count_classes_unknown_and_requests(running: Server) -> None:
         "photos_refused_total",
         'request_duration_seconds_count{path="/predict",status="400"}',
         'request_duration_seconds_count{path="other",status="404"}',
-        'request_duration_seconds_count{path="other",status="405"}',
+        'request_duration_seconds_count{path="/predict",status="405"}',
     ):
         assert after[f"signs_{name}"] - before.get(f"signs_{name}", 0) == 1, name
     assert not any("4711" in name for name in after)

@@ -27,7 +27,7 @@ def test_examples(running: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return subprocess.check_output(here, cwd=tmp_path, text=True)
 
     blocks = re.findall(r"```sh\n(.*?)```", MANUAL, re.DOTALL)
-    commands, boxed = (block for block in blocks if "curl " in block)
+    commands, boxed, _ = (block for block in blocks if "curl " in block)
     one, raw, batch, explain, model = [run("sh", "-c", line) for line in commands.splitlines()]
     assert json.loads(one)["name"] == json.loads(raw)["name"] == "Green"
     assert [prediction["name"] for prediction in json.loads(batch)] == ["Green", "Red"]
@@ -39,12 +39,14 @@ def test_examples(running: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     street[80:139, 412:470] = cv2.resize(sign, (58, 59))
     cv2.imwrite(str(tmp_path / "street.jpg"), street)
     assert json.loads(run("sh", "-c", boxed.splitlines()[0]))["name"] == "Green"
-    (code,) = re.findall(r"```python\n(.*?)```", MANUAL, re.DOTALL)
+    code, with_bentoml = re.findall(r"```python\n(.*?)```", MANUAL, re.DOTALL)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody listens there
     monkeypatch.setenv("no_proxy", "")
     name, confidence = run(sys.executable, "-c", code).split()
     assert name == "Green"
     assert 0.99 < float(confidence) <= 1
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert run(sys.executable, "-c", with_bentoml).split()[0] == "Green"
 
 
 def test_names_every_path_and_variable() -> None:
@@ -52,7 +54,7 @@ def test_names_every_path_and_variable() -> None:
     code = "".join(f.read_text() for f in (ROOT / "service.py", *sorted(folder.glob("*.py"))))
     in_code, in_manual = (set(re.findall(r"SIGNS_[A-Z_]+", text)) for text in (code, MANUAL))
     assert in_code == in_manual
-    paths = re.findall(r'"(/[a-z_]+(?:\.json)?)": \(', code)
+    paths = re.findall(r'"(/[a-z_]+(?:\.json)?)": self', code)
     assert len(paths) >= 6
     for path in paths:
         assert f"`{path}`" in MANUAL or f" {path}`" in MANUAL, path
