@@ -150,7 +150,7 @@ HOST = 127.0.0.1
 PORT = 3000
 
 serve: setup  ## Serve the trained classifier over HTTP (PORT=3001 HOST=0.0.0.0)
-	@echo "Once it has started, the page is at http://$(HOST):$(PORT)/demo"
+	@echo "Once it has started, the page is at http://$(HOST):$(PORT)"
 	@$(BIN)/bentoml serve service:TrafficSigns --host $(HOST) --port $(PORT) $(ARGS)
 
 bento: setup  ## Pack the service and the classifier as a bento, in build/

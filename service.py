@@ -1,6 +1,6 @@
 """The service: `bentoml serve` predicts with the classifier that `dvc repro` wrote to models/.
 
-    bentoml serve          # http://localhost:3000/demo
+    bentoml serve          # http://localhost:3000
     make image             # as a container image
 
 It needs the packages of requirements/service.txt, which has no TensorFlow. signs/serving/app.py is

@@ -36,10 +36,11 @@ PHOTO_TYPES = ("image/", "application/octet-stream")
 HERE = Path(__file__).parent
 # The page loads nothing from other hosts and sends nothing to them.
 PAGE_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "default-src 'none'; style-src 'self'; script-src 'self'; "
     "img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+PAGE_TYPES = {"index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
 PAGE_HEADERS = {"content-security-policy": PAGE_POLICY, "cache-control": "no-cache"}
 
 HEALTH = ("/livez", "/healthz", "/readyz")  # BentoML responds
@@ -90,13 +91,15 @@ class Endpoints:
         self._worker = worker
         self._openapi = openapi
         self._held = 0
-        self._page = (HERE / "demo.html").read_bytes()
+        self._page = {name: (HERE / "page" / name).read_bytes() for name in PAGE_TYPES}
         self.paths = {
             "/predict": self.predict,
             "/predict_batch": self.predict_batch,
             "/explain": self.explain,
             "/": self.page,
             "/demo": self.page,
+            "/page.css": self.page,
+            "/page.js": self.page,
             "/model": self.model,
             "/docs.json": self.docs,
             "/metrics": self.metrics,
@@ -139,9 +142,11 @@ class Endpoints:
         return Response(self._worker().description, media_type="application/json")
 
     @_responds("GET")
-    async def page(self, _: Request) -> Response:
-        """The page to try photos."""
-        return Response(self._page, headers=PAGE_HEADERS, media_type="text/html")
+    async def page(self, request: Request) -> Response:
+        """The page to try photos, or its style or script."""
+        name = request.scope["path"].rpartition("/")[2]
+        name = name if name in PAGE_TYPES else "index.html"
+        return Response(self._page[name], headers=PAGE_HEADERS, media_type=PAGE_TYPES[name])
 
     @_responds("GET")
     async def docs(self, _: Request) -> Response:

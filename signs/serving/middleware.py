@@ -21,7 +21,7 @@ NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 QUIET = {*HEALTH, "/metrics"}  # machines ask for these all the time: neither counted nor logged
 # What may be open to those who have no key, by its name in SIGNS_OPEN. The page is of no use
 # without a key, but asks for one.
-OPEN = {"health": HEALTH, "metrics": ("/metrics",), "page": ("/", "/demo")}
+OPEN = {"health": HEALTH, "metrics": ("/metrics",), "page": ("/", "/demo", "/page.css", "/page.js")}
 
 
 class Requests:

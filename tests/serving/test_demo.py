@@ -1,14 +1,21 @@
-"""The demo page in a real browser."""
+"""The page in a real browser."""
 
+import contextlib
+import json
 import os
+import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect, sync_playwright
 
-from tests.conftest import photo
+from tests.conftest import copy_service, photo, start
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs chromium (apt install chromium)")
@@ -28,7 +35,14 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, server: str) -> Iterator[Page]:
-    """The demo page; it must log no error and ask no other host."""
+    """The page of the service."""
+    with opened(browser, server) as page:
+        yield page
+
+
+@contextlib.contextmanager
+def opened(browser: Browser, server: str) -> Iterator[Page]:
+    """The page; it must log no error and ask no other host."""
     complaints: list[str] = []
 
     def listen(message: ConsoleMessage) -> None:
@@ -169,3 +183,160 @@ def test_says_that_the_service_is_gone(page: Page) -> None:
     page.route("**/predict", lambda route: route.abort())
     choose(page, "Green")
     expect(page.locator("#cards li")).to_contain_text("cannot be reached")
+
+
+def street(side: int = 400) -> bytes:
+    """A blue photo with a small green sign from (300, 100) to (340, 140)."""
+    image = np.full((side, side, 3), (160, 20, 20), np.uint8)  # BGR
+    sign = cv2.imdecode(np.frombuffer(photo("Green"), np.uint8), cv2.IMREAD_COLOR)
+    image[100:140, 300:340] = sign
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
+def test_a_frame_drawn_with_the_mouse_shows_where_the_sign_is(page: Page) -> None:
+    page.set_input_files("#files", file(street()))
+    expect(page.locator("#cards h2")).to_have_text("Blue")
+    page.get_by_role("button", name="Mark the sign").click()
+    box = page.locator("#street").bounding_box()
+    assert box is not None
+    scale = box["width"] / 400
+    page.mouse.move(box["x"] + 300 * scale, box["y"] + 100 * scale)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 340 * scale, box["y"] + 140 * scale, steps=4)
+    page.mouse.up()
+    expect(page.locator("#where")).to_have_text("From 300, 100 to 340, 140 of 400 × 400 pixels")
+    page.get_by_role("button", name="Read this part").click()
+    expect(page.locator("#cards h2")).to_have_text(["Green", "Blue"])
+    expect(page.locator("figcaption").first).to_have_text("sign.png, marked part")
+
+
+def test_a_frame_can_be_moved_by_keyboard(page: Page) -> None:
+    page.set_input_files("#files", file(street()))
+    page.get_by_role("button", name="Mark the sign").press("Enter")
+    expect(page.locator("#canvas")).to_be_focused()
+    for key, times in (
+        ("Shift+ArrowLeft", 16),  # of 200 x 200 pixels it becomes 40 x 40
+        ("Shift+ArrowUp", 16),
+        ("ArrowRight", 20),
+        ("ArrowLeft", 1),
+        ("ArrowRight", 1),
+    ):
+        for _ in range(times):
+            page.keyboard.press(key)
+    expect(page.locator("#where")).to_contain_text("From 300, 100 to 340, 140")
+    page.keyboard.press("Enter")
+    expect(page.locator("#cards h2")).to_have_text(["Green", "Blue"])
+    page.get_by_role("button", name="Mark the sign").first.press("Enter")
+    page.keyboard.press("Escape")
+    expect(page.locator("#marker")).to_be_hidden()
+
+
+def test_a_frame_can_be_drawn_with_a_finger(browser: Browser, server: str) -> None:
+    context = browser.new_context(has_touch=True, viewport={"width": 390, "height": 844})
+    page = context.new_page()
+    page.goto(server)
+    page.set_input_files("#files", file(street()))
+    page.get_by_role("button", name="Mark the sign").tap()
+    box = page.locator("#street").bounding_box()
+    assert box is not None
+    scale = box["width"] / 400
+    touch = context.new_cdp_session(page)
+    for kind, x, y in (
+        ("touchStart", 302, 102),
+        ("touchMove", 330, 130),
+        ("touchMove", 338, 138),
+        ("touchEnd", 0, 0),
+    ):
+        at = {"x": box["x"] + x * scale, "y": box["y"] + y * scale}
+        points = [] if kind == "touchEnd" else [at]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    page.get_by_role("button", name="Read this part").tap()
+    expect(page.locator("#cards h2")).to_have_text(["Green", "Blue"])
+    context.close()
+
+
+def test_reads_the_camera_live(page: Page) -> None:
+    page.context.grant_permissions(["camera"])
+    page.get_by_role("button", name="Use the camera").click()
+    expect(page.locator("#video")).to_have_js_property("readyState", 4)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.get_by_role("button", name="Read live").click()
+    expect(page.locator("#seen")).to_have_text(re.compile("%$|No sign that is known"))
+    page.wait_for_timeout(1000)
+    assert len([url for url in asked if url.endswith("/predict")]) > 1
+    page.get_by_role("button", name="Stop reading").click()
+    page.wait_for_timeout(300)
+    asked.clear()
+    page.wait_for_timeout(700)
+    assert asked == []
+    page.get_by_role("button", name="Close the camera").click()
+
+
+def test_remembers_the_session(page: Page, tmp_path: Path) -> None:
+    choose(page, "Green", "Grey")
+    rows = page.locator("#entries tr")
+    expect(rows).to_have_count(2)
+    page.reload()
+    expect(rows).to_have_count(2)
+    expect(page.locator("#entries")).to_contain_text("unknown")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as CSV").click()
+    lines = Path(download.value.path()).read_text().splitlines()
+    assert lines[0] == '"time","photo","prediction","confidence"'
+    assert sorted(line.split(",")[2] for line in lines[1:]) == ['"Green"', '"unknown"']
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator("#history")).to_be_hidden()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_copies_a_request_as_curl(page: Page, tmp_path: Path) -> None:
+    name = "it's a sign.png"
+    (tmp_path / name).write_bytes(photo("Red"))
+    page.set_input_files("#files", tmp_path / name)
+    page.get_by_role("button", name="Copy as curl").click()
+    command = page.locator("#cards code").inner_text()
+    assert command.startswith("curl --data-binary '@it'")
+    command = command.replace("curl ", "curl --silent --noproxy 127.0.0.1 ", 1)
+    reply = subprocess.check_output(["sh", "-c", command], cwd=tmp_path)
+    assert json.loads(reply)["name"] == "Red"
+
+
+def test_asks_for_an_api_key(browser: Browser, tmp_path: Path) -> None:
+    key = "k" * 16
+    server = start(copy_service(tmp_path / "app"), SIGNS_API_KEYS=key)
+    try:
+        with opened(browser, server.address) as page:
+            expect(page.locator("#key")).to_be_visible()
+            choose(page, "Green")
+            expect(page.locator("#cards h2")).to_have_text("No prediction")
+            page.fill("#secret", "wrong")
+            page.keyboard.press("Enter")
+            expect(page.locator("#wrong")).to_have_text("This key is not valid.")
+            page.fill("#secret", key)
+            page.keyboard.press("Enter")
+            expect(page.locator("#cards h2")).to_have_text("Green")
+            expect(page.locator("#key")).to_be_hidden()
+            expect(page.locator("#model")).to_contain_text("3 classes")
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1000])
+def test_has_no_accessibility_violation(page: Page, scheme: str, width: int) -> None:
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    page.set_viewport_size({"width": width, "height": 844})
+    page.context.grant_permissions(["camera"])
+    page.get_by_role("button", name="Use the camera").click()
+    choose(page, "Green", "Grey")
+    expect(page.locator("#entries tr")).to_have_count(2)
+
+    def check() -> None:
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+
+    check()
+    page.get_by_role("button", name="Mark the sign").first.click()
+    expect(page.locator("#where")).to_contain_text("40 × 40 pixels")
+    check()
