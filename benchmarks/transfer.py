@@ -1,0 +1,164 @@
+"""What the start from a released classifier brings to a training on few photos.
+
+    make transfer                    three sets, 5, 20 and 100 photos a class
+    make transfer ARGS="--table"     train nothing, write docs/transfer.md only
+
+Each set is prepared once, leak-free. Of its training photos, so many of each class stay, of as many
+groups (tracks, physical signs) as there are. Both sides train on the same photos, with the same
+settings and seed, and without synthetic photos of the classes: own classes often have no templates.
+Rows are kept in benchmarks/transfer.csv, so a run that was cut off goes on where it was.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from signs import files
+from signs.commands import git
+from signs.data import arrays
+from signs.errors import run_stage
+from signs.inference.classifier import Classifier
+from signs.machine import processor
+from signs.paths import CLASSIFIER, PARAMS, PREPARED
+
+FOLDER = Path(__file__).parent
+TABLE, PAGE = FOLDER / "transfer.csv", Path("docs/transfer.md")
+# The released classifier must not have seen the photos.
+STARTS = {"signs": "gtsrb", "gtsrb": "signs", "sweden": "gtsrb"}
+COUNTS = (5, 20, 100)  # training photos of a class
+DRAWN = 150  # synthetic photos of a Swedish class
+RECIPE = {"epochs": 12, "steps_per_epoch": 50, "synthetic_share": 0.0}
+SEED = 1
+KEYS = ["set", "photos a class", "start"]
+
+
+def transfer() -> None:
+    """Train what is missing in the table, and write the page."""
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--table", action="store_true", help="train nothing, write the page only")
+    if not parser.parse_args().table:
+        for name, start in STARTS.items():
+            measure(name, start)
+    files.write_text(PAGE, page())
+
+
+def measure(name: str, start: str) -> None:
+    """Add the rows of one set that are missing."""
+    rows = {(name, count, which): None for count in COUNTS for which in ("none", start)}
+    missing = [key for key in rows if key not in kept().index]
+    if not missing:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        workspace(root, name)
+        stage(root, name, "none", "preprocess")
+        samples = pd.read_csv(root / PREPARED / arrays.SAMPLES, keep_default_na=False)
+        for key in missing:
+            _, count, which = key
+            thinned = thin(samples, count)
+            thinned.to_csv(root / PREPARED / arrays.SAMPLES, index=False)
+            data = _load(root)
+            stage(root, name, which, "train")
+            images = data.images[data.rows("test")]
+            labels = data.samples["label"].to_numpy()[data.rows("test")]
+            logits = Classifier(root / CLASSIFIER).logits(np.asarray(images))
+            accuracy = float((logits.argmax(axis=1) == labels).mean())
+            used = int((thinned["split"] == "train").sum())
+            row = [used, len(labels), round(100 * accuracy, 2), git("rev-parse", "--short", "HEAD")]
+            table = kept()
+            table.loc[key, :] = [*row, processor()]
+            table.to_csv(TABLE)
+            print(*key, f"{accuracy:.2%} of {len(labels)} test photos", flush=True)
+
+
+def workspace(root: Path, name: str) -> None:
+    """A copy of the tracked files in an empty folder, with the photos of the set."""
+    archive = subprocess.run(["git", "archive", "HEAD"], stdout=subprocess.PIPE, check=True).stdout
+    subprocess.run(["tar", "-x", "-C", root], input=archive, check=True)
+    (root / "data").mkdir(exist_ok=True)
+    if name == "sweden":
+        command = ["signs", "synthesize", "docs/sweden", "--output", "data/sweden"]
+        command += ["--images-per-class", str(DRAWN)]
+        subprocess.run([sys.executable, "-m", *command], cwd=root, check=True)
+    for folder in ("data/signs", "data/gtsrb", "data/synthetic", "data/auxiliary_outliers"):
+        if not (root / folder).exists():
+            (root / folder).symlink_to(Path(folder).resolve())
+
+
+def stage(root: Path, name: str, start: str, which: str) -> None:
+    """Run a stage there, with the settings of this comparison."""
+    settings = yaml.safe_load((root / PARAMS).read_text(encoding="utf-8"))
+    settings["dataset"] = name
+    settings["train"] |= {"start": start, "seed": SEED}
+    settings["train"]["compact"] |= RECIPE
+    (root / PARAMS).write_text(yaml.safe_dump(settings), encoding="utf-8")
+    # git is asked for the commit; the copy has none.
+    variables = os.environ | {"GIT_DIR": str(Path(".git").resolve()), "GIT_WORK_TREE": str(root)}
+    command = [sys.executable, "-m", f"stages.{which}"]
+    subprocess.run(command, cwd=root, env=variables, check=True)
+
+
+def thin(samples: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The samples with at most `count` training photos of each class, of many groups."""
+    rng = np.random.default_rng(SEED)
+    train = samples[samples["split"] == "train"].sample(frac=1, random_state=rng)
+    # The first photo of each group comes before the second of any.
+    train["turn"] = train.groupby(["label", "group"]).cumcount()
+    train = train.sort_values("turn", kind="stable")
+    kept_rows = train.groupby("label").head(count).index
+    thinned = samples.copy()
+    thinned.loc[train.index.difference(kept_rows), "split"] = "unused"
+    return thinned
+
+
+def kept() -> pd.DataFrame:
+    """The rows so far."""
+    if not TABLE.exists():
+        columns = ["training photos", "test photos", "accuracy", "commit", "processor"]
+        index = pd.MultiIndex.from_tuples([], names=KEYS)
+        return pd.DataFrame(columns=columns, index=index)
+    return pd.read_csv(TABLE, index_col=KEYS, dtype={"commit": str})
+
+
+def page() -> str:
+    """docs/transfer.md."""
+    table, lines = kept(), []
+    for name, start in STARTS.items():
+        for count in COUNTS:
+            if not {(name, count, "none"), (name, count, start)} <= set(table.index):
+                continue
+            plain, pretrained = table.loc[(name, count, "none")], table.loc[(name, count, start)]
+            gain = pretrained["accuracy"] - plain["accuracy"]
+            cells = [f"`{name}`", count, f"{plain['training photos']:.0f}"]
+            cells += [f"{plain['test photos']:.0f}", f"{plain['accuracy']:.2f}"]
+            cells += [f"{pretrained['accuracy']:.2f} (`{start}`)", f"**{gain:+.2f}**"]
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    template = (FOLDER / "transfer.md").read_text(encoding="utf-8")
+    commits = ", ".join(sorted(set(table["commit"])))
+    return template.format(
+        rows="\n".join(lines),
+        images=f"{RECIPE['epochs'] * RECIPE['steps_per_epoch'] * 128:,}",
+        commits=commits,
+        processors=", ".join(sorted(set(table["processor"]))),
+    )
+
+
+def _load(root: Path) -> arrays.Prepared:
+    """The arrays with changed samples, which get their own digest."""
+    path = root / PREPARED / arrays.METADATA
+    metadata = json.loads(path.read_text(encoding="utf-8"))
+    metadata["md5"][arrays.SAMPLES] = files.md5(root / PREPARED / arrays.SAMPLES)
+    files.write_json(path, metadata)
+    return arrays.load(root / PREPARED)
+
+
+if __name__ == "__main__":
+    run_stage(transfer)
