@@ -13,7 +13,7 @@ import pandas as pd
 
 from signs import files
 from signs.data import duplicates, splits
-from signs.data.duplicates import Thumbnails
+from signs.data.alike import Thumbnails
 from signs.data.layouts import Dataset, Problem
 from signs.data.splits import Bools, Ints, Strings
 from signs.errors import UserError

@@ -5,52 +5,51 @@ near-duplicates (thumbnails that correlate) and tracks (frames of one physical s
 set names them), joined transitively.
 """
 
-from itertools import combinations_with_replacement
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from signs.data.alike import Pairs, Search, Thumbnails, principal_axes
 from signs.data.splits import TEST, TRAIN, UNUSED, VALIDATION, Ints, Strings
 
-Pairs = npt.NDArray[np.int64]  # (M, 2) image numbers
-Thumbnails = npt.NDArray[np.uint8]  # (N, side, side), grey
-
-BLOCK = 1024
+# Pairs that are held at once. A camera that does not move gives more, nearly all of which join what
+# is joined already.
+MOST_PAIRS = 4_000_000
 
 
 def same_value_pairs(values: Strings) -> Pairs:
     """Pairs that chain all images with the same non-empty value."""
+    rows = np.flatnonzero(values != "")
+    return rows[_chain(values[rows])]
+
+
+def _chain(values: npt.NDArray[Any]) -> Pairs:
     order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    same = (ordered[1:] == ordered[:-1]) & (ordered[1:] != "")
+    same = values[order[1:]] == values[order[:-1]]
     return np.stack([order[:-1][same], order[1:][same]], axis=1)
 
 
 def near_duplicate_pairs(thumbnails: Thumbnails, labels: Ints, similarity: float) -> Pairs:
-    """Pairs of images of one class whose thumbnails' Pearson correlation exceeds `similarity`.
+    """Pairs that chain all images of one class that are near-duplicates, over whatever others.
 
+    Near-duplicates are two images whose thumbnails' Pearson correlation exceeds `similarity`.
     Images of different classes are not compared: 60 and 80 km/h signs look alike without being
     the same photo.
     """
-    pairs = [np.empty((0, 2), np.int64)]
+    group, found, axes = np.arange(len(labels)), [], principal_axes(thumbnails)
     for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        # Blocks bound the memory.
-        blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
-        for left, right in combinations_with_replacement(blocks, 2):
-            correlation = _standardise(thumbnails[left]) @ _standardise(thumbnails[right]).T
-            first, second = np.nonzero(correlation > similarity)
-            found = np.stack([left[first], right[second]], axis=1)
-            pairs.append(found[found[:, 0] < found[:, 1]])
-    return np.concatenate(pairs)
-
-
-def _standardise(thumbnails: Thumbnails) -> npt.NDArray[np.float32]:
-    flat = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
-    flat -= flat.mean(axis=1, keepdims=True)
-    # A blank image correlates with nothing.
-    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
-    return flat
+        members = np.flatnonzero(labels == label)
+        search = Search(thumbnails[members], axes, similarity)
+        for leaf, rows in search.leaves(np.arange(len(members))):
+            first = group[members[leaf[0]]]
+            if (group[members[leaf]] == first).all():
+                rows = rows[group[members[rows]] != first]
+            found.append(members[search.pairs(leaf, rows)])
+            if sum(map(len, found)) > MOST_PAIRS:
+                group = groups(len(labels), np.concatenate(found))
+                found = [_chain(group)]
+    return _chain(groups(len(labels), np.concatenate([np.empty((0, 2), np.int64), *found])))
 
 
 def groups(count: int, pairs: Pairs) -> Ints:
@@ -79,9 +78,13 @@ def count_near_duplicates(
     split: Strings, thumbnails: Thumbnails, labels: Ints, similarity: float
 ) -> dict[str, int]:
     """How many validation and test images have a near-duplicate of their class in training."""
-    used = np.flatnonzero(split != UNUSED)
-    # The same product, summed in other blocks than when grouping, differs in its last digits.
-    pairs = used[near_duplicate_pairs(thumbnails[used], labels[used], similarity + 1e-5)]
-    pairs = np.concatenate([pairs, pairs[:, ::-1]])
-    leaked = np.unique(pairs[split[pairs[:, 1]] == TRAIN, 0])
+    leaked, axes = np.zeros(len(labels), bool), principal_axes(thumbnails)
+    for label in np.unique(labels[split == TRAIN]):
+        members = np.flatnonzero((labels == label) & (split != UNUSED))
+        # The same product, summed in other blocks than when grouping, differs in its last digits.
+        search = Search(thumbnails[members], axes, similarity + 1e-5)
+        training = split[members] == TRAIN
+        for leaf, _ in search.leaves(np.flatnonzero(training)):
+            held_out = np.flatnonzero(~training & ~leaked[members])
+            leaked[members[search.pairs(leaf, held_out)[:, 1]]] = True
     return {name: int((split[leaked] == name).sum()) for name in (VALIDATION, TEST)}

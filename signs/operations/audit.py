@@ -13,12 +13,14 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from signs import files, params
-from signs.data import audit, images, layouts, splits
+from signs.data import audit, duplicates, images, layouts, splits
+from signs.data.alike import Thumbnails
 from signs.data.decode import decode_all
-from signs.data.layouts import Dataset, Reader
+from signs.data.layouts import Dataset, Problem, Reader
 from signs.operations.inspect import opened, read_photo
 from signs.params import ImageSettings
 from signs.reporting import pages
@@ -27,6 +29,8 @@ from signs.reporting.grids import Line, Tile, plot_grid, rows_of, strip
 PAGE = Path("audit.html")
 THUMBNAILS = ImageSettings(size=16, color="grey", contrast="none", margin=0.0)
 SHOWN_PAIRS, SHOWN_FILES, TILE = 24, 200, 96
+# Of two photos of one scene. Signs of two classes reach 0.99 where they are small and blurred.
+SAME_SCENE = 0.995
 IMBALANCE = 20  # times as many photos in the largest class as in the smallest
 
 
@@ -89,7 +93,28 @@ def audited(dataset: Dataset) -> tuple[pd.DataFrame, dict[str, Any]]:
     samples["label"] = pd.Index(used).get_indexer(samples["class_id"])
     dataset.problems += audit.find_label_conflicts(samples)
     audit.assign_splits(samples, thumbnails, split)
-    return samples, audit.compute(samples, thumbnails, split)
+    metrics = audit.compute(samples, thumbnails, split)
+    look_alikes = _look_alikes(samples, thumbnails, dataset.names)
+    dataset.notes += look_alikes
+    return samples, metrics | {"look_alikes": len(look_alikes)}
+
+
+def _look_alikes(
+    samples: pd.DataFrame, thumbnails: Thumbnails, names: dict[int, str]
+) -> list[Problem]:
+    """Photos that show what a photo of another class shows, in other pixels."""
+    if audit.has_tracks(samples):
+        return []
+    usable = ((samples["digest"] != "") & ~samples["label_conflict"]).to_numpy()
+    one_class = np.zeros(usable.sum(), np.int64)
+    pairs = duplicates.near_duplicate_pairs(thumbnails[usable], one_class, SAME_SCENE)
+    scene = duplicates.groups(len(one_class), pairs)
+    classes = samples[usable].groupby(scene)["class_id"].unique()
+    return [
+        (file, f"looks the same in several classes: {', '.join(names[i] for i in classes[place])}")
+        for file, place in zip(samples.loc[usable, "file"], scene, strict=True)
+        if len(classes[place]) > 1
+    ]
 
 
 def _findings(samples: pd.DataFrame, metrics: dict[str, Any], dataset: Dataset) -> list[Finding]:
@@ -125,6 +150,10 @@ def _findings(samples: pd.DataFrame, metrics: dict[str, Any], dataset: Dataset) 
         "photos with a near-duplicate": (
             metrics["with_near_duplicate"],
             "Frames of one sign, or crops of one photo: split by groups.",
+        ),
+        "photos that look the same as one of another class": (
+            metrics["look_alikes"],
+            "One of the two is filed wrongly: compare them.",
         ),
         "classes with fewer than three groups": (few, "They cannot be tested and validated."),
         "times as many photos in the largest class as in the smallest": (

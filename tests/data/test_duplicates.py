@@ -2,12 +2,13 @@
 
 import itertools
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signs.data import duplicates, splits
+from signs.data import alike, duplicates, splits
 from signs.data.duplicates import count_near_duplicates, count_shared, near_duplicate_pairs
 from signs.data.splits import TEST, TRAIN, UNUSED, VALIDATION
 from signs.params import Split
@@ -81,20 +82,54 @@ def noisy_copies(of: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray
     return np.clip(originals[source] + noise, 0, 255).astype(np.uint8), source
 
 
-@pytest.mark.parametrize("block", [1, 2, 3, 7, 1024])
-def test_the_block_size_changes_nothing(block, monkeypatch):
+@pytest.mark.parametrize("most_pairs", [0, 5, 1_000_000])
+@pytest.mark.parametrize("leaf", [1, 2, 3, 7, 1024])
+def test_the_sizes_of_leaves_and_lists_change_nothing(leaf, most_pairs, monkeypatch):
     thumbnails, source = noisy_copies(of=5, count=20, seed=8)
-    monkeypatch.setattr(duplicates, "BLOCK", block)
-    found = near_duplicate_pairs(thumbnails, (source >= 3).astype(np.int64), 0.9).tolist()
-    same = [[i, j] for i, j in itertools.combinations(range(20), 2) if source[i] == source[j]]
-    assert sorted(found) == same
+    monkeypatch.setattr(alike, "LEAF", leaf)
+    monkeypatch.setattr(duplicates, "MOST_PAIRS", most_pairs)
+    found = near_duplicate_pairs(thumbnails, (source >= 3).astype(np.int64), 0.9)
+    group = duplicates.groups(20, found)
+    for i, j in itertools.combinations(range(20), 2):
+        assert (group[i] == group[j]) == (source[i] == source[j])
 
 
-def test_duplicates_are_found_across_blocks():
-    count = duplicates.BLOCK + 10
-    thumbnails = np.random.default_rng(9).integers(0, 256, (count, 16, 16), np.uint8)
-    thumbnails[3] = thumbnails[count - 2]
-    assert pairs_of(*thumbnails) == [[3, count - 2]]
+def blurred(count: int, seed: int) -> np.ndarray:
+    """Thumbnails with few details, as photos have: many correlate more or less."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.normal(0, 60, (count, 2, 3))
+    smooth = [cv2.resize(each, (16, 16), interpolation=cv2.INTER_CUBIC) for each in coarse]
+    noisy = 128 + np.stack(smooth) + rng.normal(0, 2, (count, 16, 16))
+    return np.clip(noisy, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("similarity", [0.7, 0.9, 0.98])
+def test_no_pair_is_lost(similarity, monkeypatch):
+    monkeypatch.setattr(alike, "LEAF", 16)
+    thumbnails, labels = blurred(1500, seed=12), np.arange(1500) % 2
+    correlation = np.corrcoef(thumbnails.reshape(1500, -1))
+    correlation[labels[:, None] != labels] = 0
+    expected = np.argwhere(np.triu(correlation > similarity, 1))
+    found = near_duplicate_pairs(thumbnails, labels, similarity)
+    assert len(expected) > 20
+    assert (duplicates.groups(1500, found) == duplicates.groups(1500, expected)).all()
+    split = np.random.default_rng(13).choice([TRAIN, VALIDATION, TEST, UNUSED], 1500)
+    leaked = {name: set() for name in NO_LEAK}
+    for one, other in [*expected.tolist(), *expected[:, ::-1].tolist()]:
+        if split[other] == TRAIN and split[one] in leaked:
+            leaked[split[one]].add(one)
+    counts = {name: len(rows) for name, rows in leaked.items()}
+    assert count_near_duplicates(split, thumbnails, labels, similarity) == counts
+
+
+def test_photos_that_are_far_from_each_other_are_not_compared():
+    thumbnails = blurred(4000, seed=14)
+    search = alike.Search(thumbnails, alike.principal_axes(thumbnails), 0.99)
+    compared = sum(
+        len(leaf) * len(search.within_reach(leaf, rows))
+        for leaf, rows in search.leaves(np.arange(4000))
+    )
+    assert compared < 0.5 * 4000**2 / 2
 
 
 # Leaks
@@ -114,9 +149,9 @@ def test_planted_exact_duplicates_are_counted(values, expected):
     assert count_shared(split, np.array(list(values))) == expected
 
 
-@pytest.mark.parametrize("block", [1, 2, 1024])
-def test_planted_near_duplicates_are_counted(block, base, monkeypatch):
-    monkeypatch.setattr(duplicates, "BLOCK", block)
+@pytest.mark.parametrize("leaf", [1, 2, 1024])
+def test_planted_near_duplicates_are_counted(leaf, base, monkeypatch):
+    monkeypatch.setattr(alike, "LEAF", leaf)
     rng = np.random.default_rng(10)
     split = np.array([TRAIN] * 4 + [VALIDATION] * 2 + [TEST] * 3 + [UNUSED])
     thumbnails = rng.integers(0, 256, (10, 16, 16), np.uint8)

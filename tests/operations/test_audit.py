@@ -90,6 +90,18 @@ def test_duplicates_are_no_fault_of_a_set_without_split(tmp_path: Path) -> None:
     assert "of the test photos would have a copy in training" in text
 
 
+def test_a_photo_that_is_in_two_classes_in_other_pixels_is_noted(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    for label, name in enumerate(("stop", "yield")):
+        lay(own, {f"{name}/{number}.png": photo(10 * label + number) for number in range(4)})
+    sign = cv2.imdecode(np.frombuffer(photo(2), np.uint8), cv2.IMREAD_COLOR)
+    lay(own, {"yield/2.jpg": cv2.imencode(".jpg", sign)[1].tobytes()})
+    code, _, found = audit(tmp_path)
+    assert (code, found) == (0, {"photos that look the same as one of another class": "2"})
+    page = (tmp_path / "audit.html").read_text()
+    assert "looks the same in several classes: stop, yield" in page
+
+
 def test_a_class_that_a_part_lacks_is_named(tmp_path: Path) -> None:
     whole(tmp_path / "own")
     (tmp_path / "own/test/yield/5.png").unlink()
