@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": ("operations.predict", "name the signs on photos"),
     "info": ("operations.info", "say which classifier is in models/classifier"),
     "inspect": ("operations.inspect", "say what a folder of photos is understood as"),
+    "synthesize": ("operations.synthesize", "make photos of any country's signs from drawings"),
     "judge": ("operations.judge", "judge anybody's classifier on photos"),
     "audit": ("operations.audit", "look for leaks, conflicts and other faults in a data set"),
     "export": ("operations.export", "write the classifier in other formats"),

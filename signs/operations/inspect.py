@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         print("\n" + "\n".join(f"{name}: {value}" for name, value in facts.items()))
         for why, count in Counter(why for _, why in left).most_common(SHOWN_NOTES):
             print(f"  {count:,} x {why}")
-        print(f"\n{_advice(arguments.path)}")
+        print(f"\n{advice(arguments.path)}")
         with tempfile.TemporaryDirectory() as pictures:
             picture = Path(pictures) / "classes.jpg"
             _plot_classes(dataset, classes, picture)
@@ -157,7 +157,8 @@ def _plot_classes(dataset: Dataset, table: pd.DataFrame, path: Path) -> None:
     plot_grid(rows, path, (TILE, TILE), 5)
 
 
-def _advice(path: Path) -> str:
+def advice(path: Path) -> str:
+    """How to train on a data set."""
     if path.is_dir() and path.resolve().parent == paths.DATA.resolve():
         return f"To train on it: dvc exp run -S 'dataset={path.resolve().name}'"
     return f"To train on it, put it below {paths.DATA}/NAME and run: dvc exp run -S dataset=NAME"

@@ -38,9 +38,12 @@ def other_label_sets(labels: str) -> list[str]:
 
 @cache
 def templates_of(labels: str) -> dict[int, tuple[Path, ...]]:
-    """Class id → template files of a label set, in numeric order."""
+    """Class id → template files of a label set, in numeric order.
+
+    One that is not ours is given by the absolute path of its folder.
+    """
     found: dict[int, tuple[Path, ...]] = {}
-    for path in sorted((TEMPLATES / labels).glob("*.svg")):
+    for path in sorted((TEMPLATES / labels).glob("[0-9]*.svg")):
         class_id = int(path.stem.rstrip("bcdefgh"))
         found[class_id] = (*found.get(class_id, ()), path)
     return dict(sorted(found.items()))
