@@ -44,7 +44,7 @@ JOBS = 1
 
 ##@ Run
 .PHONY: pipeline data experiments queue sweep sweep-promote
-.PHONY: benchmark benchmark-serving benchmark-scale results ablation exports pretrained export notebook
+.PHONY: benchmark benchmark-serving benchmark-scale results ablation exports pretrained export wheel notebook
 
 pipeline: setup  ## Run the whole pipeline and print its metrics (the default)
 	@$(BIN)/dvc repro $(ARGS)
@@ -98,6 +98,11 @@ pretrained: setup  ## Make the released classifiers in pretrained/ from the resu
 
 export: setup-dev  ## Write the classifier in the formats of phones, boards and browsers (docs/exports.md)
 	@$(BIN)/signs export $(ARGS)
+
+wheel: setup-dev  ## Pack signs predict and the released classifiers for pip (build/wheel)
+	@rm -rf build/wheel
+	@$(BIN)/uv build --quiet --wheel --no-build-isolation --python $(BIN)/python \
+		--out-dir build/wheel $(ARGS) . && ls build/wheel/*.whl
 
 notebook: setup-dev  ## Execute the notebook again, after other results
 	@$(BIN)/jupyter execute --inplace notebooks/*.ipynb

@@ -45,6 +45,13 @@ def main() -> None:
         sys.exit(arguments.run(arguments))
     except UserError as error:
         sys.exit(f"ERROR: {error}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("signs"):
+            raise
+        sys.exit(
+            f"ERROR: `signs {sys.argv[1]}` needs {error.name}, which is not installed here. A "
+            "clone of the repository has it after `make setup`; predict and info need no clone."
+        )
     except BrokenPipeError:
         # What is still buffered has nowhere to go; closing would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,7 +9,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +20,17 @@ from signs import files
 from signs.data import images
 from signs.errors import UserError
 from signs.params import ImageSettings
-from signs.paths import CLASSIFIER
+from signs.paths import CLASSIFIER, PRETRAINED
 
 BATCH = 256
 MODEL, METADATA = "model.onnx", "classifier.json"
+PACKAGE = Path(__file__).parents[1]
 
 Inputs = npt.NDArray[np.uint8]  # prepared images (N, size, size, channels)
 Logits = npt.NDArray[np.float32]  # (N, classes)
 Floats = npt.NDArray[np.float64]
+# A photo to predict: its path, the bytes of its file, or its pixels as RGB, uint8 (H, W, 3).
+Photo = str | Path | bytes | images.Image
 
 
 class ClassifierError(UserError):
@@ -53,12 +56,15 @@ class Metadata(BaseModel):
 class Classifier:
     """Names the sign on a photo."""
 
-    def __init__(self, folder: Path = CLASSIFIER, threads: int = 0) -> None:
-        """Load the classifier in a folder; with 0 threads, ONNX Runtime takes all cores.
+    def __init__(self, folder: str | Path = CLASSIFIER, threads: int = 0) -> None:
+        """Load the classifier in a folder, or a released one, such as "gtsrb", by its name.
+
+        With 0 threads, ONNX Runtime takes all cores.
 
         Raises:
-            ClassifierError: missing, truncated or contradicting files.
+            ClassifierError: no such name; missing, truncated or contradicting files.
         """
+        folder = folder_of(folder)
         content, metadata = read(folder)
         self.metadata = metadata
         try:
@@ -74,6 +80,38 @@ class Classifier:
                 f"{folder / MODEL} has {classes} classes, {METADATA} has "
                 f"{len(metadata.class_ids)} class ids and {len(metadata.names)} names."
             )
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # a text is a sequence of texts, too
+        self, photos: Photo, box: images.Box | None = None
+    ) -> dict[str, Any]: ...
+    @overload
+    def predict(
+        self, photos: Sequence[Photo], box: images.Box | None = None
+    ) -> list[dict[str, Any]]: ...
+    def predict(
+        self, photos: Photo | Sequence[Photo], box: images.Box | None = None
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        """Name the sign on a photo; a list of photos gives a list, in the same order.
+
+        A prediction is what the service responds: `predictions.predict` describes the fields. The
+        box (x1, y1, x2, y2 in pixels) says where the sign is; None: the photo shows little else.
+
+        Raises:
+            ImageError: the photo cannot be used. In a list, its prediction is `{"error": why}`.
+        """
+        from signs.inference.predictions import predict_photos  # which imports this file
+
+        if isinstance(photos, (str, Path, bytes, np.ndarray)):
+            (prediction,) = predict_photos(self, [_given(photos)], [box])
+            if "error" in prediction:
+                raise images.ImageError(prediction["error"])
+            return prediction
+        result = []
+        for start in range(0, len(photos), BATCH):
+            part = [_given(photo) for photo in photos[start : start + BATCH]]
+            result += predict_photos(self, part, [box] * len(part))
+        return result
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -112,6 +150,39 @@ class Classifier:
         pairs = zip(photos, regions or [None] * len(photos), strict=True)
         rows = [images.prepare(photo, self.metadata.images, region) for photo, region in pairs]
         return np.stack(rows) if rows else np.zeros((0, *self.input_shape), np.uint8)
+
+
+def released() -> list[str]:
+    """Names of the classifiers that come with this project."""
+    return sorted(file.parent.name for file in _pretrained().glob(f"*/{METADATA}"))
+
+
+def folder_of(name_or_folder: str | Path) -> Path:
+    """The folder of a classifier; a text may also be the name of a released one.
+
+    Raises:
+        ClassifierError: a name that is neither.
+    """
+    folder = Path(name_or_folder)
+    if isinstance(name_or_folder, Path) or folder.name != name_or_folder:
+        return folder
+    if name_or_folder in released():
+        return _pretrained() / name_or_folder
+    if not folder.exists():
+        raise ClassifierError(
+            f"{folder} is neither a folder nor a released classifier ({', '.join(released())})."
+        )
+    return folder
+
+
+def _pretrained() -> Path:
+    """Where the released classifiers are: a wheel has them inside the package."""
+    packed = PACKAGE / PRETRAINED
+    return packed if packed.exists() else PACKAGE.parent / PRETRAINED
+
+
+def _given(photo: Photo) -> Path | bytes | images.Image:
+    return Path(photo) if isinstance(photo, str) else photo
 
 
 def probabilities(logits: Logits, temperature: float = 1.0) -> Floats:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,11 +39,14 @@ def predict(classifier: Classifier, prepared: Inputs) -> list[Prediction]:
 
 
 def predict_photos(
-    classifier: Classifier, photos: Sequence[bytes], boxes: Sequence[images.Box | None] = ()
+    classifier: Classifier,
+    photos: Sequence[bytes | Path | images.Image],
+    boxes: Sequence[images.Box | None] = (),
 ) -> list[Prediction]:
-    """The bytes of N photos → N predictions; `{"error": why}` for each photo that is unusable.
+    """N photos → N predictions; `{"error": why}` for each photo that is unusable.
 
-    The N boxes say where the sign is; None, or no boxes: the photo shows little else.
+    A photo is the bytes of its file, its path, or its pixels: RGB, uint8 (H, W, 3). The N boxes
+    say where the sign is; None, or no boxes: the photo shows little else.
     """
     result: list[Prediction] = [{} for _ in photos]
     settings = classifier.metadata.images
@@ -50,7 +54,7 @@ def predict_photos(
     for position, (photo, box) in enumerate(zip(photos, boxes or repeat(None), strict=False)):
         try:
             # One at a time: large photos would fill the memory if all were decoded at once.
-            image = images.decode(photo)
+            image = _pixels(photo)
             region = images.region_of(box, image)
             resized.append(images.crop_and_resize(image, settings, region))
             positions.append(position)
@@ -61,3 +65,23 @@ def predict_photos(
         for position, prediction in zip(positions, predict(classifier, prepared), strict=True):
             result[position] = prediction
     return result
+
+
+def _pixels(photo: bytes | Path | images.Image) -> images.Image:
+    """RGB, uint8 (H, W, 3); `ImageError` if the photo is unusable."""
+    if isinstance(photo, np.ndarray):
+        is_rgb = photo.dtype == np.uint8 and photo.ndim == 3 and photo.shape[2] == 3
+        if is_rgb and min(photo.shape[:2]) >= images.MIN_SIDE:
+            return photo
+        raise images.ImageError(
+            f"an array of {photo.dtype} {photo.shape} is no photo: give RGB, uint8 (H, W, 3), "
+            f"with at least {images.MIN_SIDE} pixels a side"
+        )
+    if isinstance(photo, bytes):
+        return images.decode(photo)
+    try:
+        if photo.stat().st_size > images.MAX_BYTES:
+            raise images.ImageError(f"more than {images.MAX_BYTES // 2**20} MB")
+        return images.decode(photo.read_bytes())
+    except OSError as error:
+        raise images.ImageError(f"{photo} cannot be read: {error.strerror}") from error

@@ -11,7 +11,7 @@ import argparse
 import json
 
 from signs.inference.classifier import Classifier
-from signs.operations.predict import add_classifier, folder_of
+from signs.operations.predict import add_classifier, chosen_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print it."""
-    metadata = Classifier(folder_of(arguments.classifier)).metadata
+    metadata = Classifier(chosen_folder(arguments.classifier)).metadata
     if arguments.json:
         print(json.dumps(metadata.model_dump(), indent=2, ensure_ascii=False))
         return 0

@@ -27,7 +27,7 @@ from signs.data import sources
 from signs.data.images import Box, ImageError, box_of
 from signs.data.sources import Source
 from signs.errors import UserError
-from signs.inference.classifier import METADATA, Classifier
+from signs.inference.classifier import Classifier, folder_of, released
 from signs.inference.predictions import Prediction, predict_photos
 from signs.machine import cores
 
@@ -63,31 +63,18 @@ def add_classifier(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def released() -> list[str]:
-    """Names of the classifiers that come with this repository."""
-    files = (ROOT / paths.PRETRAINED).glob(f"*/{METADATA}")
-    return sorted(file.parent.name for file in files)
-
-
-def folder_of(chosen: str | None) -> Path:
+def chosen_folder(chosen: str | None) -> Path:
     """Where the chosen classifier is; None chooses the trained one, or one that was released.
 
     Raises:
-        UserError: there is none of this name.
+        ClassifierError: there is none of this name.
     """
     if chosen is None:
         trained = ROOT / paths.CLASSIFIER
         if trained.exists():
             return trained
-        print(f"Nothing is trained yet, so {paths.PRETRAINED / RELEASED} reads.", file=sys.stderr)
-        chosen = RELEASED
-    if chosen in released():
-        return ROOT / paths.PRETRAINED / chosen
-    if Path(chosen).name == chosen and not Path(chosen).exists():
-        raise UserError(
-            f"{chosen} is neither a folder nor a released classifier ({', '.join(released())})."
-        )
-    return Path(chosen)
+        print(f"Nothing is trained here, so the released {RELEASED} reads.", file=sys.stderr)
+    return folder_of(chosen or RELEASED)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -102,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         box = box_of(arguments.box) if arguments.box else None
     except ImageError as error:
         raise UserError(f"--box: {error}.") from error
-    classifier = Classifier(folder_of(arguments.classifier), threads=1)
+    classifier = Classifier(chosen_folder(arguments.classifier), threads=1)
     photos = [photo for path in arguments.paths for photo in sources.at(path)]
     counts: Counter[str] = Counter()
     started = time.perf_counter()

@@ -19,6 +19,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from signs import files, paths
+from signs.errors import UserError
 from signs.inference.classifier import Classifier
 
 LOCK = Path("requirements/service.txt")
@@ -35,7 +36,9 @@ Component = dict[str, Any]
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the document; `UserError` if the classifier is damaged."""
+    """Write the document; `UserError` without a lock, or if the classifier is damaged."""
+    if not LOCK.exists():
+        raise UserError(f"{LOCK} is missing; run from the root of the repository.")
     lock = LOCK.read_text(encoding="utf-8")
     # For each package the lines of the lock with its version, its files and what needs it.
     entries = {

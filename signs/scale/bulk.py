@@ -12,7 +12,7 @@ from pathlib import Path
 
 from signs import params, paths
 from signs.errors import UserError
-from signs.operations.predict import add_classifier, folder_of
+from signs.operations.predict import add_classifier, chosen_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARD = 2048  # photos: a worker that dies loses some seconds of work, and files are not tiny
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("Bulk work needs Ray, which is not installed: `make setup-ray`.") from error
     work: bulk_work.Work
     if arguments.work == "predict":
-        work = bulk_work.Predict(folder_of(arguments.classifier))
+        work = bulk_work.Predict(chosen_folder(arguments.classifier))
     else:
         work = bulk_work.Preprocess(params.load(ROOT / paths.PARAMS).images)
     job = bulk_job.Job(work, arguments.output, arguments.column, arguments.shard)

@@ -9,9 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from signs.inference.classifier import METADATA, MODEL, Classifier
+from signs.inference.classifier import METADATA, MODEL, Classifier, released
 from signs.inference.predictions import predict_photos
-from signs.operations.predict import released
 from signs.synthesis import svg
 from tests.harness import copy_checkout
 
@@ -63,7 +62,7 @@ def test_a_fresh_clone_reads_at_once(tmp_path: Path) -> None:
 
     done = signs("predict", "--format", "json", "photo.png")
     assert json.loads(done.stdout)["name"] == "Stop"
-    assert "Nothing is trained yet, so pretrained/gtsrb reads." in done.stderr
+    assert "Nothing is trained here, so the released gtsrb reads." in done.stderr
     done = signs("predict", "--classifier", "synthetic", "--format", "json", "photo.png")
     assert json.loads(done.stdout)["name"] == "Stop"
     done = signs("predict", "--classifier", "gtsrp", "photo.png")
