@@ -1,9 +1,4 @@
-"""The library that stages and service share.
-
-from signs import Classifier
-
-Classifier("gtsrb").predict("photo.jpg")
-"""
+"""The library that stages and service share; `from signs import Classifier` reads photos."""
 
 import importlib
 import os

@@ -20,6 +20,7 @@ COMMANDS = {
     "synthesize": ("operations.synthesize", "make photos of any country's signs from drawings"),
     "judge": ("operations.judge", "judge anybody's classifier on photos"),
     "audit": ("operations.audit", "look for leaks, conflicts and other faults in a data set"),
+    "label": ("operations.label", "say on a page what photos show, for the next training"),
     "export": ("operations.export", "write the classifier in other formats"),
     "bulk": ("scale.bulk", "predict or preprocess millions of photos with Ray"),
     "sweep": ("scale.sweep", "search for better settings"),

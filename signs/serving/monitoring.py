@@ -1,6 +1,7 @@
 """Metrics for Prometheus, a log of requests and a log of predictions, for one worker."""
 
 import functools
+import hashlib
 import logging
 import os
 import sys
@@ -19,6 +20,8 @@ from signs.inference.predictions import Prediction
 LOGGED_PER_SECOND = int(os.environ.get("SIGNS_LOGGED_PER_SECOND", "20"))
 # The folder in which photos of logged predictions are kept; unset: they are not kept.
 PHOTOS = os.environ.get("SIGNS_KEEP_PHOTOS")
+# Of these, only unknown ones and those of a lower confidence, for `signs label`.
+KEEP_BELOW = float(os.environ.get("SIGNS_KEEP_BELOW", "inf"))
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 _log = logging.getLogger("bentoml.signs")
@@ -91,10 +94,12 @@ class Monitoring:
             for name in ("prediction", "name", "confidence", "known", "model"):
                 kind = "numerical" if name == "confidence" else "categorical"
                 log.log(prediction[name], name=name, role="prediction", data_type=kind)
-        if PHOTOS:
+        if PHOTOS and (not prediction["known"] or prediction["confidence"] < KEEP_BELOW):
             folder = Path(PHOTOS)
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{request_id}-{self._logged}").write_bytes(photo)
+            # Clients may use an id again; no photo is lost by that.
+            name = f"{request_id}-{hashlib.sha256(photo).hexdigest()[:12]}"
+            (folder / name).write_bytes(photo)
 
 
 def metrics() -> tuple[bytes, str]:
