@@ -44,7 +44,7 @@ JOBS = 1
 
 ##@ Run
 .PHONY: pipeline data experiments queue sweep sweep-promote
-.PHONY: benchmark benchmark-serving benchmark-scale results ablation exports pretrained export wheel notebook
+.PHONY: benchmark benchmark-serving benchmark-soak benchmark-scale transfer results ablation exports pretrained export wheel notebook
 
 pipeline: setup  ## Run the whole pipeline and print its metrics (the default)
 	@$(BIN)/dvc repro $(ARGS)
@@ -81,6 +81,9 @@ benchmark: setup  ## Measure the speed of the pipeline and of the classifier
 benchmark-serving: setup-dev  ## Measure the service beside other ways to serve (needs wrk)
 	@$(BIN)/python -m benchmarks.serving $(ARGS)
 
+benchmark-soak: setup  ## Ask the service for 30 minutes: memory, errors, p99 (ARGS='--minutes 5')
+	@$(BIN)/python -m benchmarks.soak $(ARGS)
+
 benchmark-scale: setup-ray  ## Measure bulk work on Ray beside the same work without it
 	@$(BIN)/python -m benchmarks.scale $(ARGS)
 
@@ -89,6 +92,9 @@ results: setup  ## Make the README's numbers again (long)
 
 ablation: setup  ## Compare settings on validation photos (long)
 	@$(BIN)/python -m benchmarks.ablation $(ARGS)
+
+transfer: setup  ## Compare trainings on few photos with and without a pretrained start (long)
+	@$(BIN)/python -m benchmarks.transfer $(ARGS)
 
 exports: setup-dev  ## Compare the results' classifiers in all formats, for docs/exports.md
 	@$(BIN)/python -m benchmarks.exports $(ARGS)

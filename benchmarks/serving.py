@@ -5,9 +5,10 @@
 
 original  Flask and `model.predict`, the original project's network
 rival     BentoML's image parameter and a call of the Keras model, the compact network
-bare      uvicorn, Starlette and ONNX Runtime, the compact network, as many workers as ours
+bare      uvicorn, Starlette and ONNX Runtime, the compact network in floats, as many workers as ours
 ours      `bentoml serve`, photos as bodies
 form      the same, photos as fields of a form
+api       the same through BentoML's own API, /api/predict
 
 Needs what `make` leaves in models/ and data/synthetic, and wrk (Debian: apt install wrk). All
 take turns in each round; figures are medians of the rounds. wrk runs on the same cores.
@@ -15,8 +16,10 @@ take turns in each round; figures are medians of the rounds. wrk runs on the sam
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
+import shutil
 import socket
 import statistics
 import subprocess
@@ -33,9 +36,9 @@ import psutil
 
 from benchmarks import photos
 from signs.errors import UserError, run_stage
-from signs.inference.classifier import MODEL
+from signs.inference.classifier import METADATA, MODEL
 from signs.machine import cores
-from signs.paths import CLASSIFIER, DATA
+from signs.paths import CLASSIFIER, DATA, FLOAT_MODEL
 
 PHOTOS = DATA / "synthetic/images.zip"
 PHOTO_COUNT = 200
@@ -52,6 +55,7 @@ START_SECONDS = 120
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 BOUNDARY = "frontier"
+FLOATS = "floats"  # the folder of the float classifier
 SCRIPT = """
 local bodies = {}
 for i = 1, %(count)d do
@@ -63,7 +67,7 @@ end
 local i = 0
 function request()
     i = i %% %(count)d + 1
-    return wrk.format("POST", "/predict", {["Content-Type"] = "%(kind)s"}, bodies[i])
+    return wrk.format("POST", wrk.path, {["Content-Type"] = "%(kind)s"}, bodies[i])
 end
 function done(summary, latency, requests)
     local e = summary.errors
@@ -81,6 +85,7 @@ class Contender:
     command: tuple[str, ...]
     form: bool = False
     slow: bool = False
+    path: str = "/predict"
 
 
 def _bentoml(service: str) -> tuple[str, ...]:
@@ -100,6 +105,7 @@ CONTENDERS = {
     ),
     "ours": Contender(_bentoml("service:TrafficSigns")),
     "form": Contender(_bentoml("service:TrafficSigns"), form=True),
+    "api": Contender(_bentoml("service:TrafficSigns"), path="/api/predict"),
 }
 
 
@@ -115,6 +121,7 @@ def serving() -> None:
         sent = _photos()
         for form in (False, True):
             _write_requests(Path(folder), sent, form)
+        _write_floats(Path(folder) / FLOATS)
         for number in range(arguments.rounds):
             for name in chosen:
                 print(f"round {number + 1} of {arguments.rounds}: {name}", file=sys.stderr)
@@ -145,6 +152,16 @@ def _photos() -> list[bytes]:
     return photos.of_sides(PHOTOS, SIDES, PHOTO_COUNT)
 
 
+def _write_floats(folder: Path) -> None:
+    """The classifier as it was before its numbers became integers, for those who serve without."""
+    folder.mkdir()
+    shutil.copy(FLOAT_MODEL, folder / MODEL)
+    digest = hashlib.sha256(FLOAT_MODEL.read_bytes()).hexdigest()
+    metadata = json.loads((CLASSIFIER / METADATA).read_bytes())
+    metadata |= {"sha256": digest, "version": digest[:12]}
+    (folder / METADATA).write_text(json.dumps(metadata), encoding="utf-8")
+
+
 def _write_requests(folder: Path, sent: list[bytes], form: bool) -> None:
     """The bodies to send, one file each, and the script that makes wrk send them in turn."""
     bodies = folder / f"bodies-{form}"
@@ -164,11 +181,12 @@ def _write_requests(folder: Path, sent: list[bytes], form: bool) -> None:
 def _measure(contender: Contender, folder: Path) -> dict[str, float]:
     """Start it, ask it at each concurrency, stop it."""
     started = time.perf_counter()
-    with _running(contender, folder) as (address, process):
+    with running(contender, folder) as (address, process):
         _wait_for_answer(address, process, contender, folder)
         figures = {"start_seconds": round(time.perf_counter() - started, 2)}
         script = folder / f"{contender.form}.lua"
         count, seconds = (SLOW_RUNS, SLOW_SECONDS) if contender.slow else (RUNS, SECONDS)
+        address += contender.path
         _wrk(address, script, 8, WARM_UP_SECONDS)
         for concurrency in CONCURRENCIES:
             runs = []
@@ -192,13 +210,14 @@ def _measure(contender: Contender, folder: Path) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _running(contender: Contender, folder: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+def running(contender: Contender, folder: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """Its address and its process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = os.environ | {
         "BENTOML_HOME": str(folder / "bentoml"),
-        "CLASSIFIER": str(ROOT / CLASSIFIER),
+        "CLASSIFIER": str(folder / FLOATS),
         "PORT": str(port),
         "PYTHONPATH": str(ROOT),
     }

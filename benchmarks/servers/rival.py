@@ -9,6 +9,7 @@ import numpy as np
 from PIL.Image import Image
 
 from signs.inference.classifier import Metadata
+from signs.paths import KERAS_MODEL
 
 
 @bentoml.service(name="rival")
@@ -20,7 +21,7 @@ class Rival:
 
         folder = Path(os.environ["CLASSIFIER"])
         self.metadata = Metadata.model_validate_json((folder / "classifier.json").read_bytes())
-        self.model = keras.saving.load_model(folder.parent / "model.keras")
+        self.model = keras.saving.load_model(KERAS_MODEL)
         size = self.metadata.images.size
         self.model(np.zeros((1, size, size, 3), np.float32))
 
