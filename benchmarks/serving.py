@@ -210,7 +210,9 @@ def _measure(contender: Contender, folder: Path) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def running(contender: Contender, folder: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+def running(
+    contender: Contender, folder: Path
+) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     """Its address and its process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -49,7 +49,8 @@ def soak() -> None:
             with ThreadPoolExecutor(CLIENTS) as pool:
                 ends = time.monotonic() + 60
                 seeds = [minute * CLIENTS + client for client in range(CLIENTS)]
-                times = sum(pool.map(lambda seed: ask(address, mix, ends, seed), seeds), [])
+                clients = [pool.submit(ask, address, mix, ends, seed) for seed in seeds]
+                times = [seconds for client in clients for seconds in client.result()]
             workers = psutil.Process(process.pid).children(recursive=True)
             memory.append(sum(worker.memory_info().rss for worker in workers) / 2**20)
             p99 = sorted(times)[int(0.99 * len(times))] * 1000
@@ -74,8 +75,9 @@ def requests(sent: list[bytes]) -> list[Request]:
     form = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
 
     def parts(name: str, files: list[bytes]) -> bytes:
-        head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"; filename="a"\r\n\r\n'
-        return b"".join(head.encode() + file + b"\r\n" for file in files) + f"--{BOUNDARY}--".encode()
+        head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"; filename="a"'
+        all_parts = b"".join(f"{head}\r\n\r\n".encode() + file + b"\r\n" for file in files)
+        return all_parts + f"--{BOUNDARY}--".encode()
 
     mix: list[Request] = []
     for number, photo in enumerate(sent):

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,6 +38,7 @@ COUNTS = (5, 20, 100)  # training photos of a class
 DRAWN = 150  # synthetic photos of a Swedish class
 RECIPE = {"epochs": 12, "steps_per_epoch": 50, "synthetic_share": 0.0}
 SEED = 1
+Key = tuple[str, int, str]
 KEYS = ["set", "photos a class", "start"]
 
 
@@ -52,8 +54,8 @@ def transfer() -> None:
 
 def measure(name: str, start: str) -> None:
     """Add the rows of one set that are missing."""
-    rows = {(name, count, which): None for count in COUNTS for which in ("none", start)}
-    missing = [key for key in rows if key not in kept().index]
+    keys = [(name, count, which) for count in COUNTS for which in ("none", start)]
+    missing = [key for key in keys if key not in kept()]
     if not missing:
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -71,11 +73,16 @@ def measure(name: str, start: str) -> None:
             labels = data.samples["label"].to_numpy()[data.rows("test")]
             logits = Classifier(root / CLASSIFIER).logits(np.asarray(images))
             accuracy = float((logits.argmax(axis=1) == labels).mean())
-            used = int((thinned["split"] == "train").sum())
-            row = [used, len(labels), round(100 * accuracy, 2), git("rev-parse", "--short", "HEAD")]
-            table = kept()
-            table.loc[key, :] = [*row, processor()]
-            table.to_csv(TABLE)
+            row = {
+                "training photos": int((thinned["split"] == "train").sum()),
+                "test photos": len(labels),
+                "accuracy": round(100 * accuracy, 2),
+                "commit": git("rev-parse", "--short", "HEAD"),
+                "processor": processor(),
+            }
+            table = kept() | {key: row}
+            rows = [dict(zip(KEYS, at, strict=True)) | cells for at, cells in table.items()]
+            files.write_text(TABLE, pd.DataFrame(rows).to_csv(index=False))
             print(*key, f"{accuracy:.2%} of {len(labels)} test photos", flush=True)
 
 
@@ -119,13 +126,13 @@ def thin(samples: pd.DataFrame, count: int) -> pd.DataFrame:
     return thinned
 
 
-def kept() -> pd.DataFrame:
-    """The rows so far."""
+def kept() -> dict[Key, dict[str, Any]]:
+    """The rows so far: what was measured, by set, photos a class and start."""
     if not TABLE.exists():
-        columns = ["training photos", "test photos", "accuracy", "commit", "processor"]
-        index = pd.MultiIndex.from_tuples([], names=KEYS)
-        return pd.DataFrame(columns=columns, index=index)
-    return pd.read_csv(TABLE, index_col=KEYS, dtype={"commit": str})
+        return {}
+    table = pd.read_csv(TABLE, dtype={"commit": str}, keep_default_na=False)
+    rows: list[dict[Any, Any]] = table.to_dict("records")
+    return {(row.pop("set"), row.pop(KEYS[1]), row.pop("start")): row for row in rows}
 
 
 def page() -> str:
@@ -133,21 +140,19 @@ def page() -> str:
     table, lines = kept(), []
     for name, start in STARTS.items():
         for count in COUNTS:
-            if not {(name, count, "none"), (name, count, start)} <= set(table.index):
+            plain, pretrained = table.get((name, count, "none")), table.get((name, count, start))
+            if plain is None or pretrained is None:
                 continue
-            plain, pretrained = table.loc[(name, count, "none")], table.loc[(name, count, start)]
             gain = pretrained["accuracy"] - plain["accuracy"]
-            cells = [f"`{name}`", count, f"{plain['training photos']:.0f}"]
-            cells += [f"{plain['test photos']:.0f}", f"{plain['accuracy']:.2f}"]
-            cells += [f"{pretrained['accuracy']:.2f} (`{start}`)", f"**{gain:+.2f}**"]
-            lines.append(f"| {' | '.join(map(str, cells))} |")
+            cells = [f"`{name}`", count, plain["training photos"], plain["test photos"]]
+            cells += [f"{plain['accuracy']:.2f}", f"{pretrained['accuracy']:.2f} (`{start}`)"]
+            lines.append(f"| {' | '.join(map(str, cells))} | **{gain:+.2f}** |")
     template = (FOLDER / "transfer.md").read_text(encoding="utf-8")
-    commits = ", ".join(sorted(set(table["commit"])))
     return template.format(
         rows="\n".join(lines),
-        images=f"{RECIPE['epochs'] * RECIPE['steps_per_epoch'] * 128:,}",
-        commits=commits,
-        processors=", ".join(sorted(set(table["processor"]))),
+        images=f"{RECIPE['epochs'] * RECIPE['steps_per_epoch'] * 128:,.0f}",
+        commits=", ".join(sorted({row["commit"] for row in table.values()})),
+        processors=", ".join(sorted({row["processor"] for row in table.values()})),
     )
 
 
