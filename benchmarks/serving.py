@@ -5,7 +5,7 @@
 
 original  Flask and `model.predict`, the original project's network
 rival     BentoML's image parameter and a call of the Keras model, the compact network
-bare      uvicorn, Starlette and ONNX Runtime, the compact network in floats, as many workers as ours
+bare      uvicorn, Starlette and ONNX Runtime, the compact network in floats, as many workers
 ours      `bentoml serve`, photos as bodies
 form      the same, photos as fields of a form
 api       the same through BentoML's own API, /api/predict
@@ -210,9 +210,7 @@ def _measure(contender: Contender, folder: Path) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def running(
-    contender: Contender, folder: Path
-) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+def running(contender: Contender, folder: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     """Its address and its process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
