@@ -113,8 +113,8 @@ class TrafficSigns:
 _service().add_asgi_middleware(
     Requests,
     monitoring=lambda: _worker().monitoring,
-    paths={*endpoints.paths, *(method.route for method in _service().apis.values())},
-    prefix=os.environ.get("SIGNS_PATH_PREFIX", "").rstrip("/"),
+    paths={"/schema.json", *endpoints.paths, *(method.route for method in _service().apis.values())},
+    prefix=os.environ.get("SIGNS_PATH_PREFIX", ""),
 )
 try:
     if keys := api_keys(os.environ):

@@ -41,7 +41,7 @@ class Requests:
         self._app = app
         self._monitoring = monitoring
         self._paths = set(paths)
-        self._prefix = prefix
+        self._prefix = f"/{prefix}" if (prefix := prefix.strip("/")) else ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI 3.0."""
