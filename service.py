@@ -113,7 +113,7 @@ class TrafficSigns:
 _service().add_asgi_middleware(
     Requests,
     monitoring=lambda: _worker().monitoring,
-    paths={"/schema.json", *endpoints.paths, *(method.route for method in _service().apis.values())},
+    paths={"/schema.json", *endpoints.paths, *(api.route for api in _service().apis.values())},
     prefix=os.environ.get("SIGNS_PATH_PREFIX", ""),
 )
 try:
