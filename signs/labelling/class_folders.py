@@ -57,6 +57,10 @@ class ClassFolders:
         """
         if not 0 < len(name) <= LONGEST or not name.isprintable() or not _key(name):
             raise UserError(f"{name[:LONGEST]!r} is no name: give 1 to {LONGEST} characters.")
+        if name.isdecimal() and not self._numbered:
+            raise UserError(
+                f"{name} is a number, but the class folders in {self.folder} have names."
+            )
         if _key(name) not in self._folders:
             called = str(self._add(name)) if self._numbered else _plain(name)
             self._folders[_key(name)] = self._base / called
@@ -65,6 +69,13 @@ class ClassFolders:
         return folder
 
     def _read(self) -> None:
+        if self.folder.name in layouts.EXPECTED_FILES:
+            raise UserError(
+                f"{self.folder} must stay complete, or `preprocess` refuses it: name another "
+                "folder with --to."
+            )
+        if not self.folder.is_dir():
+            raise UserError(f"{self.folder} is no folder: name one with --to.")
         tree = Tree(self.folder)
         if tree.photos:
             found = layouts.identify(self.folder)

@@ -74,6 +74,8 @@ def test_named_folders_stay_named(target: Path) -> None:
     assert put(again, "Speed limit (30 km/h)", "2.png") == "Speed limit (30 km-h)/2.png"
     assert len(read(target)) == 4
     assert not (target / "labels.csv").exists()
+    with pytest.raises(UserError, match="30 is a number, but"):
+        again.folder_of("30")
 
 
 def test_numbered_folders_below_another_and_with_zeros_are_found(target: Path) -> None:
@@ -119,3 +121,12 @@ def test_another_layout_or_table_is_refused(target: Path) -> None:
     with pytest.raises(UserError, match="must begin with the columns ClassId,Name"):
         classes.folder_of("Yield")
     assert (other / "labels.csv").read_text() == "Id;SignName\n0;Stop\n"
+
+
+def test_a_published_set_or_a_file_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "signs/14").mkdir(parents=True)
+    with pytest.raises(UserError, match="signs must stay complete"):
+        ClassFolders(tmp_path / "signs", IDS)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is no folder"):
+        ClassFolders(tmp_path / "file", IDS)
