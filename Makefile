@@ -44,7 +44,8 @@ JOBS = 1
 
 ##@ Run
 .PHONY: pipeline data experiments queue sweep sweep-promote
-.PHONY: benchmark benchmark-serving benchmark-soak benchmark-scale transfer results ablation exports pretrained export wheel notebook
+.PHONY: benchmark benchmark-serving benchmark-soak benchmark-scale peers transfer results ablation exports
+.PHONY: pretrained export wheel notebook
 
 pipeline: setup  ## Run the whole pipeline and print its metrics (the default)
 	@$(BIN)/dvc repro $(ARGS)
@@ -89,6 +90,9 @@ benchmark-scale: setup-ray  ## Measure bulk work on Ray beside the same work wit
 
 results: setup  ## Make the README's numbers again (long)
 	@$(BIN)/python -m benchmarks.results $(ARGS)
+
+peers: setup-dev  ## Compare with other people's classifiers, for docs/peers.md (long; BUDGET=3000: a trial)
+	@$(BIN)/python -m benchmarks.peers $(if $(value BUDGET),--budget "$$BUDGET") $(ARGS)
 
 ablation: setup  ## Compare settings on validation photos (long)
 	@$(BIN)/python -m benchmarks.ablation $(ARGS)
@@ -230,10 +234,11 @@ hooks: setup-dev  ## Check every commit from now on (git hook)
 
 lock:  ## Lock requirements/*.in again (ARGS=--upgrade for newer versions)
 	@$(SETUP) uv
-	@cd requirements && for name in uv pipeline service ray development gpu drift security; do \
+	@cd requirements && for name in uv pipeline service ray development gpu drift security peers; do \
 		echo "Locking $$name.txt ..."; \
 		../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 			--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+			--override overrides.in \
 			--output-file $$name.txt $$name.in $(ARGS) || exit 1; \
 	done
 
