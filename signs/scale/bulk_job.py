@@ -14,6 +14,7 @@ import time
 import uuid
 from collections import Counter
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,11 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from signs.errors import UserError
-from signs.machine import cores
 from signs.progress import bar
-from signs.scale import shards
+from signs.scale import cluster, shards
 from signs.scale.bulk_work import Work
 from signs.scale.shards import Shard
 
-OBJECT_STORE = 2**28  # bytes; it holds no photos
 METADATA = "_job.json"  # readers of Parquet folders ignore names that begin with _
 
 
@@ -67,13 +66,16 @@ def run(job: Job, places: list[str], workers: int | None = None) -> int:
     """
     if workers and "RAY_ADDRESS" in os.environ:
         raise UserError("The cluster at RAY_ADDRESS has its own workers. Leave out --workers.")
-    ray = _import_ray()
+    ray = cluster.load()
     output = job.output if "://" in job.output else str(Path(job.output).absolute())
     found = shards.find(places, job.column, job.shard)
     waiting = _waiting(job.work, found, output)
     if len(waiting) < len(found):
         print(f"{len(found) - len(waiting)} of {len(found)} shards are there already.")
-    _start(ray, workers)
+    cluster.start(workers)
+    data = import_module("ray.data")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    data.DataContext.get_current().enable_progress_bars = False
     started = time.perf_counter()
     counts = _run_tasks(ray, Job(job.work, output, job.column), waiting)
     seconds = time.perf_counter() - started
@@ -88,29 +90,6 @@ def run(job: Job, places: list[str], workers: int | None = None) -> int:
         f"readable; {counts['photos'] / seconds:,.0f} photos/s. Results: {output}"
     )
     return counts["errors"]
-
-
-def _import_ray() -> Any:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if os.environ.get("RAY_ADDRESS", "127.").startswith(("127.", "localhost")):
-        # Otherwise Ray on Linux replaces the loopback address by another one of the machine.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    import ray
-    import ray.data
-
-    return ray
-
-
-def _start(ray: Any, workers: int | None) -> None:
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    options["runtime_env"] = {"py_modules": [str(Path(__file__).parents[1])]}
-    if "RAY_ADDRESS" not in os.environ:
-        options |= {"num_cpus": workers or cores(), "object_store_memory": OBJECT_STORE}
-        # Otherwise Ray may join another user's cluster on this machine.
-        options |= {"address": "local", "include_dashboard": False}
-    ray.init(**options)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    ray.data.DataContext.get_current().enable_progress_bars = False
 
 
 def _waiting(work: Work, found: list[Shard], output: str) -> list[Shard]:

@@ -9,57 +9,59 @@ from typing import Any
 import matplotlib as mpl
 import optuna
 from matplotlib import pyplot as plt
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as plots
 
 from signs import files
 from signs.reporting import pages
 
+# Columns of the table, axes of the Pareto pictures.
 COLUMNS = {
     "validation_loss": "validation loss",
     "validation_accuracy": "validation accuracy",
-    "best_epoch": "best epoch",
-    "epochs": "epochs",
-    "minutes": "minutes",
+    "minutes": "minutes of training",
     "megabytes": "model, MB",
+    "milliseconds": "prediction, ms",
 }
 SHOWN = 20  # trials in the table
 
 
-def write(study: optuna.Study, metric: str, folder: Path) -> None:
-    """Write report.html into the sweep's folder, and print the best trial."""
+def write(study: optuna.Study, metrics: list[str], target: Path) -> None:
+    """Write the page, and print the best trial; with several metrics those of the Pareto front."""
     complete = study.get_trials(states=[TrialState.COMPLETE])
     if not complete:
         return
-    maximized = study.direction == optuna.study.StudyDirection.MAXIMIZE
-    ranked = sorted(complete, key=lambda trial: trial.values[0], reverse=maximized)
+    sign = -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
+    ranked = sorted(complete, key=lambda trial: sign * trial.values[0])
+    front = sorted(study.best_trials, key=ranked.index)
+    best = ", ".join(trial.user_attrs["experiment"] for trial in front)
     states = ", ".join(
         f"{len(study.get_trials(states=[state]))} {state.name.lower()}"
         for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
     )
-    best = f"{study.study_name}-{ranked[0].number:03d}"
     searched = list(ranked[0].params)
     rows = [
-        [f"{study.study_name}-{trial.number:03d}"]
+        [trial.user_attrs["experiment"]]
         + [cell(trial.user_attrs[key]) for key in COLUMNS]
         + [cell(trial.params[key]) for key in searched]
         for trial in ranked[:SHOWN]
     ]
+    values = ", ".join(f"{value:.4f}" for value in front[0].values)
     with tempfile.TemporaryDirectory() as pictures:
         page = pages.render(
             "sweep.html",
             title=f"Sweep {study.study_name}: {best} is best",
-            metric=metric,
+            metric=", ".join(metrics),
             commit=study.user_attrs["commit"][:7],
-            best=f"{ranked[0].values[0]:.4f}",
+            best=values,
             states=states,
             head=["experiment", *COLUMNS.values(), *searched],
             rows=rows,
-            pictures=_draw(study, complete, metric, Path(pictures)),
+            pictures=_draw(study, metrics, Path(pictures)),
         )
-    target = folder / "report.html"
     files.write_text(target, page)
-    print(f"Best: {best}, {metric} {ranked[0].values[0]:.4f} ({states}). Report: {target}")
+    print(f"Best: {best}, {', '.join(metrics)} {values} ({states}). Report: {target}")
 
 
 def cell(value: Any) -> str:
@@ -67,16 +69,20 @@ def cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _draw(
-    study: optuna.Study, complete: list[FrozenTrial], metric: str, folder: Path
-) -> dict[str, Path]:
+def _draw(study: optuna.Study, metrics: list[str], folder: Path) -> dict[str, Path]:
     """The pictures of the page, by name; those of parameters if they can be compared."""
-    draw: dict[str, Callable[[], object]] = {"cost": lambda: _fronts(complete)}
+    complete = study.get_trials(states=[TrialState.COMPLETE])
+    draw: dict[str, Callable[[], object]] = {"cost": lambda: _fronts(complete, metrics)}
+    # Optuna's plots show one metric: the first.
+    first = optuna.create_study(study_name=study.study_name, direction=study.directions[0])
+    for trial in study.get_trials():
+        trial.values = trial.values and trial.values[:1]
+        first.add_trial(trial)
     if len(complete) > 1 and len(complete[0].params) > 1:
-        draw["importance"] = lambda: plots.plot_param_importances(study)
-        draw["parallel"] = lambda: plots.plot_parallel_coordinate(study, target_name=metric)
-    draw["history"] = lambda: plots.plot_optimization_history(study, target_name=metric)
-    draw["curves"] = lambda: plots.plot_intermediate_values(study)
+        draw["importance"] = lambda: plots.plot_param_importances(first)
+        draw["parallel"] = lambda: plots.plot_parallel_coordinate(first, target_name=metrics[0])
+    draw["history"] = lambda: plots.plot_optimization_history(first, target_name=metrics[0])
+    draw["curves"] = lambda: plots.plot_intermediate_values(first)
     for name, plot in draw.items():
         with (
             warnings.catch_warnings(),
@@ -89,20 +95,25 @@ def _draw(
     return {name: folder / f"{name}.png" for name in draw}
 
 
-def _fronts(complete: list[FrozenTrial]) -> None:
-    """Plot validation accuracy against minutes of training and megabytes of the model."""
-    _, panels = plt.subplots(1, 2, sharey=True)
-    for panel, (cost, label) in zip(
-        panels, {"minutes": "minutes of training", "megabytes": "model, MB"}.items(), strict=True
-    ):
+def _fronts(complete: list[FrozenTrial], metrics: list[str]) -> None:
+    """Plot validation accuracy, or the first of several metrics, against each cost."""
+    quality, *costs = metrics if len(metrics) > 1 else ["validation_accuracy", *list(COLUMNS)[2:]]
+    sign = -1 if quality == "validation_accuracy" else 1
+    panels = plt.subplots(1, len(costs), sharey=True, squeeze=False)[1][0]
+    for panel, cost in zip(panels, costs, strict=True):
+        turn = -1 if cost == "validation_accuracy" else 1
         points = sorted(
-            (trial.user_attrs[cost], -trial.user_attrs["validation_accuracy"], trial.number)
+            (turn * trial.user_attrs[cost], sign * trial.user_attrs[quality], trial)
             for trial in complete
         )
-        panel.scatter([x for x, _, _ in points], [-y for _, y, _ in points])
         front = [p for i, p in enumerate(points) if all(p[1] < q[1] for q in points[:i])]
-        panel.plot([x for x, _, _ in front], [-y for _, y, _ in front], drawstyle="steps-post")
-        for x, y, number in front:
-            panel.annotate(f"{number:03d}", (x, -y), xytext=(4, 4), textcoords="offset points")
-        panel.set_xlabel(label)
-    panels[0].set_ylabel("validation accuracy")
+        panel.scatter([turn * x for x, *_ in points], [sign * y for _, y, _ in points])
+        panel.plot(
+            [turn * x for x, *_ in front], [sign * y for _, y, _ in front], drawstyle="steps-post"
+        )
+        for x, y, trial in front:
+            place = (turn * x, sign * y)
+            name = trial.user_attrs["experiment"].rpartition("-")[2]
+            panel.annotate(name, place, xytext=(4, 4), textcoords="offset points")
+        panel.set_xlabel(COLUMNS[cost])
+    panels[0].set_ylabel(COLUMNS[quality])

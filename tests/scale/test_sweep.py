@@ -50,9 +50,17 @@ def test_a_space_has_choices_integers_and_numbers(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metric": "accuracy"}, "metric = 'accuracy': Input should be 'validation_loss' or"),
+        ({"metric": "accuracy"}, "metric.0 = 'accuracy': Input should be 'validation_loss', "),
+        ({"metric": []}, "metric = []"),
+        ({"metric": ["minutes", "megabytes"], "pruner": "none"}, "metric: the first must be val"),
+        ({"metric": ["validation_loss"] * 2}, "metric: each may be named once"),
+        ({"metric": ["validation_loss", "megabytes"]}, "pruner: must be none with several"),
         ({"sampler": "magic"}, "sampler = 'magic': Input should be 'tpe' or 'random'"),
-        ({"pruner": "magic"}, "pruner = 'magic': Input should be 'median', 'hyperband' or 'none'"),
+        ({"pruner": "median"}, "pruner = 'median': Input should be 'asha' or 'none'"),
+        ({"warmup": 0}, "warmup = 0"),
+        ({"folds": 11}, "folds = 11, but preprocess.split.folds is only 10"),
+        ({"gpus_per_trial": 1.5}, "gpus_per_trial: above 1 it must be a whole number"),
+        ({"cores_per_trial": 0}, "cores_per_trial = 0"),
         ({"trails": 3}, "trails: unknown key; allowed here: metric, trials"),
         ({"trials": 0}, "trials = 0"),
         ({"space": {}}, "space = {}"),
@@ -82,25 +90,37 @@ def test_a_mistake_is_refused_with_what_is_allowed(tmp_path, changes, message):
     assert message in str(refusal.value)
 
 
-def test_the_report_needs_no_other_file(tmp_path):
-    study = optuna.create_study(study_name="example", direction="minimize")
+@pytest.mark.parametrize("metrics", [["validation_loss"], ["validation_accuracy", "megabytes"]])
+def test_the_report_needs_no_other_file(tmp_path, metrics):
+    maximized = metrics[0] == "validation_accuracy"
+    directions = ["maximize" if maximized else "minimize", "minimize"][: len(metrics)]
+    study = optuna.create_study(study_name="example", directions=directions)
     study.set_user_attr("commit", "0123456789")
+    distributions = {
+        "train.compact.synthetic_share": optuna.distributions.FloatDistribution(0, 1),
+        "train.compact.schedule": optuna.distributions.CategoricalDistribution(["a", "<b>"]),
+    }
     for number in range(6):
-        distributions = {
-            "train.compact.synthetic_share": optuna.distributions.FloatDistribution(0, 1),
-            "train.compact.schedule": optuna.distributions.CategoricalDistribution(["a", "<b>"]),
-        }
-        trial = study.ask(distributions)
-        trial.report(1.0 - number / 10, 1)
-        if number == 1:
-            study.tell(trial, state=TrialState.PRUNED)
-            continue
-        for key in sweep_report.COLUMNS:
-            trial.set_user_attr(key, number / 10)
-        study.tell(trial, 1.0 - number / 10)
-    sweep_report.write(study, "validation_loss", tmp_path)
+        pruned = number == 1
+        values = dict.fromkeys(sweep_report.COLUMNS, 1.0 - number / 10)
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
+                values=None if pruned else [values[metric] for metric in metrics],
+                params={
+                    "train.compact.synthetic_share": number / 10,
+                    "train.compact.schedule": "<b>",
+                },
+                distributions=distributions,
+                user_attrs={**values, "experiment": f"example-{number:03d}"},
+                intermediate_values={1: 1.0 - number / 10},
+            )
+        )
+    sweep_report.write(study, metrics, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert "example-005 is best" in page
+    # With two metrics all are on the front: what is more accurate is larger.
+    names = [f"example-{number:03d}" for number in (0, 2, 3, 4, 5)]
+    assert f"{', '.join(names) if maximized else names[-1]} is best" in page
     assert "5 complete, 1 pruned, 0 fail" in page
     assert "<b>" not in page
     assert page.count('src="data:image/png;base64,') == 5
