@@ -46,36 +46,26 @@ def start(workers: int | None = None) -> Any:
     try:
         ray.init(**options)
     except Exception as error:  # Ray's exceptions have no common base
-        why = str(error).strip().partition("\n")[0]
         where = os.environ.get("RAY_ADDRESS", "this machine")
-        raise UserError(f"No Ray cluster answers at {where} ({why}).") from error
+        raise UserError(f"No Ray answers at {where}: {str(error).strip()}") from error
     return ray
 
 
 def check_hosts(ray: Any, need: dict[str, float]) -> None:
-    """Find out before the first task whether all hosts can do it.
+    """Raise a `UserError` if no host has what a task needs, or if one has other packages than this.
 
-    Args:
-        ray: the module, started.
-        need: resources of a task: "CPU", "GPU".
-
-    Raises:
-        UserError: no host has what a task needs, or a host's Python or packages differ from those
-            of this host.
+    `ray` is the module, started; `need` are a task's "CPU" and "GPU".
     """
-    hosts = [host for host in ray.nodes() if host["Alive"]]
-    if not any(all(h["Resources"].get(k, 0) >= n for k, n in need.items()) for h in hosts):
-        wanted = " and ".join(f"{number:g} {kind}" for kind, number in need.items() if number)
-        have = "; ".join(
-            f"{host['NodeManagerHostname']}: "
-            + ", ".join(f"{host['Resources'].get(kind, 0):g} {kind}" for kind in need)
-            for host in hosts
-        )
-        raise UserError(f"No host gives Ray the {wanted} that a trial needs ({have}).")
+    hosts = {host["NodeManagerHostname"]: host for host in ray.nodes() if host["Alive"]}
+    have = {
+        name: {key: host["Resources"].get(key, 0) for key in need} for name, host in hosts.items()
+    }
+    if not any(all(found[key] >= need[key] for key in need) for found in have.values()):
+        listed = [f"{number:g} {key}" for key, number in need.items() if number]
+        raise UserError(f"No host gives Ray the {' and '.join(listed)} of a trial: {have}.")
     names = re.findall(r"^([\w.-]+)==", LOCKED.read_text(encoding="utf-8"), re.MULTILINE)
     ours, ask = _versions(names), ray.remote(num_cpus=0)(_versions)
-    for host in hosts:
-        name = host["NodeManagerHostname"]
+    for name, host in hosts.items():
         there = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(host["NodeID"], False)
         try:
             theirs = ray.get(ask.options(scheduling_strategy=there).remote(names), timeout=PATIENCE)
@@ -87,16 +77,18 @@ def check_hosts(ray: Any, need: dict[str, float]) -> None:
             if theirs[package] != version
         ]
         if differ:
-            more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
             raise UserError(
-                f"On the host {name}: {', '.join(differ[:3])}{more}. "
+                f"On the host {name}: {', '.join(differ[:3])}{', …' if len(differ) > 3 else ''}. "
                 "Run `make setup-ray` there, with the same Python and at the same commit."
             )
 
 
 def _versions(packages: list[str]) -> dict[str, str | None]:
     """The versions of Python and of these packages on this host."""
-    found = {
-        m.metadata["Name"].lower().replace("_", "-"): m.version for m in metadata.distributions()
-    }
-    return {"Python": platform.python_version()} | {name: found.get(name) for name in packages}
+    versions: dict[str, str | None] = {"Python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions

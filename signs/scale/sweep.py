@@ -11,72 +11,38 @@ their settings, ASHA ends poor ones early. Each trial is a DVC experiment NAME-N
 """
 
 import argparse
-import fcntl
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from filelock import FileLock, Timeout
+from optuna import distributions
 from pydantic import Field, field_validator, model_validator
 
 from signs import params
 from signs.commands import git
 from signs.errors import UserError
+from signs.params import ParamsError
 from signs.scale import cluster
 
 STATE = Path(".sweeps")
 # Other values of these would judge trials on other photos, or would not change a training at all.
 NOT_SEARCHED = (
-    "dataset.",
-    "preprocess.split.",
-    "preprocess.max_problems.",
-    "train.target_precision.",
-    "train.target_coverage.",
-    "train.compact.validation_images.",
-    "train.classic.validation_images.",
-    "evaluate.",
-    "gate.",
-    "verify.",
+    r"(dataset|preprocess\.(split|max_problems)|train\.(target_\w+|\w+\.validation_images)"
+    r"|evaluate|gate|verify)(\.|$)"
 )
-
-Metric = Literal["validation_loss", "validation_accuracy", "minutes", "megabytes", "milliseconds"]
-
-
-class Span(params.Block):
-    """An interval of the search space; of integers if both ends are integers."""
-
-    low: int | float
-    high: int | float
-    log: bool = False
-    step: int | float | None = None
-
-    @model_validator(mode="after")
-    def _spans(self) -> "Span":
-        if self.low >= self.high:
-            raise ValueError(f"low ({self.low}) must stay below high ({self.high})")
-        self.distribution()
-        return self
-
-    def distribution(self) -> FloatDistribution | IntDistribution:
-        """The same for Optuna; raises ValueError, for example for the logarithm of 0."""
-        if isinstance(self.low, int) and isinstance(self.high, int):
-            return IntDistribution(self.low, self.high, self.log, int(self.step or 1))
-        return FloatDistribution(self.low, self.high, self.log, self.step)
+# With that data set the validation photos are synthetic, too.
+NOT_WITH_SYNTHETIC = r"synthesize\."
 
 
 class Sweep(params.Block):
     """The content of a sweep file; sweeps/signs.yaml explains each key."""
 
-    metric: Annotated[list[Metric], Field(min_length=1)]
+    metric: list[
+        Literal["validation_loss", "validation_accuracy", "minutes", "megabytes", "milliseconds"]
+    ]
     trials: params.Count
     hours: params.Positive | None = None
     sampler: Literal["tpe", "random"] = "tpe"
@@ -93,15 +59,15 @@ class Sweep(params.Block):
 
     @field_validator("metric", mode="before")
     @classmethod
-    def _several(cls, value: Any) -> Any:
+    def _one_or_several(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _fits(self) -> "Sweep":
+        if not self.metric or not self.metric[0].startswith("validation"):
+            raise ValueError("metric: the first must be validation_loss or validation_accuracy")
         if len(set(self.metric)) < len(self.metric):
             raise ValueError("metric: each may be named once")
-        if not self.metric[0].startswith("validation"):
-            raise ValueError("metric: the first must be validation_loss or validation_accuracy")
         if len(self.metric) > 1 and self.pruner != "none":
             raise ValueError("pruner: must be none with several metrics, as ASHA compares one")
         if self.gpus_per_trial > 1 and self.gpus_per_trial % 1:
@@ -118,28 +84,24 @@ def load(path: Path) -> Sweep:
     """
     sweep = params.validate(Sweep, params.read(path), path)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", path.stem):
-        raise params.ParamsError(
+        raise ParamsError(
             f"{path}: experiments get its name, so only letters, digits, _ and - are allowed."
         )
     base = params.read()
     params.assign(base, sweep.settings)
     settings = params.validate(params.Params, base, f"{path}: settings")
-    if sweep.folds > settings.preprocess.split.folds:
-        raise params.ParamsError(
-            f"{path}: folds = {sweep.folds}, but preprocess.split.folds is only "
-            f"{settings.preprocess.split.folds}."
-        )
-    # With that data set the validation photos are synthetic, too.
-    fixed = (*NOT_SEARCHED, *(["synthesize."] if settings.dataset == "synthetic" else []))
+    if sweep.folds > (folds := settings.preprocess.split.folds):
+        raise ParamsError(f"{path}: folds = {sweep.folds}, but preprocess.split.folds is {folds}.")
     for key, entry in space(path, sweep).items():
-        if f"{key}.".startswith(fixed):
-            raise params.ParamsError(
+        synthetic = settings.dataset == "synthetic" and re.match(NOT_WITH_SYNTHETIC, key)
+        if re.match(NOT_SEARCHED, key) or synthetic:
+            raise ParamsError(
                 f"{path}: space.{key} cannot be searched, because its trials could not be "
                 "compared. It may stand under settings, the same for all trials."
             )
         network = re.match(r"(?:train|preprocess\.images)\.(compact|classic)\.", key)
         if network and network[1] != settings.train.network and "train.network" not in sweep.space:
-            raise params.ParamsError(
+            raise ParamsError(
                 f"{path}: space.{key} changes nothing, as train.network is "
                 f"{settings.train.network!r}."
             )
@@ -151,24 +113,27 @@ def load(path: Path) -> Sweep:
     return sweep
 
 
-def space(path: Path, sweep: Sweep) -> dict[str, BaseDistribution]:
+def space(path: Path, sweep: Sweep) -> dict[str, distributions.BaseDistribution]:
     """The search space for Optuna, by dotted key.
 
     Raises:
         ParamsError: an entry is neither a list of choices nor an interval.
     """
-    distributions: dict[str, BaseDistribution] = {}
+    found: dict[str, distributions.BaseDistribution] = {}
     for key, entry in sweep.space.items():
-        if isinstance(entry, list) and entry:
-            distributions[key] = CategoricalDistribution(entry)
-        elif isinstance(entry, dict):
-            span = params.validate(Span, entry, f"{path}: space.{key}")
-            distributions[key] = span.distribution()
-        else:
-            raise params.ParamsError(
-                f"{path}: space.{key} = {entry!r}: must be a list of choices, or low and high"
-            )
-    return distributions
+        try:
+            if isinstance(entry, list) and entry:
+                found[key] = distributions.CategoricalDistribution(entry)
+            elif isinstance(entry["low"], int) and isinstance(entry["high"], int):
+                found[key] = distributions.IntDistribution(**entry)
+            else:
+                found[key] = distributions.FloatDistribution(**entry)
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            raise ParamsError(
+                f"{path}: space.{key} = {entry!r}: must be a list of choices, or low and high, "
+                f"with log and step if need be ({error})"
+            ) from error
+    return found
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -177,12 +142,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("file", type=Path, help="what to search, such as sweeps/signs.yaml")
     add("--push", action="store_true", help="send experiments to the remotes (always on a cluster)")
     add("--report", action="store_true", help="only write the report")
-    help_ = "commit the winner, or this trial, if it passes the gate"
-    add("--promote", type=int, nargs="?", const=-1, metavar="TRIAL", help=help_)
+    promote = "commit the winner, or this trial, if it passes the gate"
+    add("--promote", type=int, nargs="?", const=-1, metavar="TRIAL", help=promote)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run a sweep, report on it or promote its winner; the exit status, 130 after Ctrl-C.
+    """Run a sweep, report on it or promote a trial; the exit status, 130 after Ctrl-C.
 
     Raises:
         UserError: the sweep cannot be run, or failed.
@@ -192,30 +157,22 @@ def run(arguments: argparse.Namespace) -> int:
     cluster.load()
     from signs.scale import tuning  # it needs Ray
 
-    with _only_one(path.stem):
-        remote = arguments.push or "RAY_ADDRESS" in os.environ
-        study = tuning.Study(path.stem, sweep, space(path, sweep))
-        if arguments.report:
-            study.report()
-            return 0
-        # A line is a status and a name; the first one has lost a space at its start.
-        changed = [line.split(maxsplit=1)[1] for line in git("status", "--porcelain").splitlines()]
-        if changed:
-            shown = ", ".join(changed[:5]) + (", …" if len(changed) > 5 else "")
-            raise UserError(f"Commit or remove {shown} first: trials run what is committed.")
-        if arguments.promote is not None:
+    STATE.mkdir(exist_ok=True)
+    try:
+        with FileLock(STATE / f"{path.stem}.lock", timeout=0):
+            study = tuning.Study(path.stem, sweep, space(path, sweep))
+            if arguments.report:
+                study.report()
+                return 0
+            # A line is a status and a name; the first one has lost a space at its start.
+            lines = git("status", "--porcelain").splitlines()
+            if changed := [line.split(maxsplit=1)[1] for line in lines]:
+                shown = ", ".join(changed[:5]) + (", …" if len(changed) > 5 else "")
+                raise UserError(f"Commit or remove {shown} first: trials run what is committed.")
+            remote = arguments.push or "RAY_ADDRESS" in os.environ
+            if arguments.promote is None:
+                return study.run(remote)
             study.promote(arguments.promote, remote)
             return 0
-        return study.run(remote)
-
-
-@contextmanager
-def _only_one(name: str) -> Iterator[None]:
-    """Hold the lock of a sweep; raises a `UserError` if another process holds it."""
-    STATE.mkdir(exist_ok=True)
-    with (STATE / f"{name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"The sweep {name} is running already.") from error
-        yield
+    except Timeout as error:
+        raise UserError(f"The sweep {path.stem} is running already.") from error

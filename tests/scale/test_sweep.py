@@ -95,7 +95,6 @@ def test_the_report_needs_no_other_file(tmp_path, metrics):
     maximized = metrics[0] == "validation_accuracy"
     directions = ["maximize" if maximized else "minimize", "minimize"][: len(metrics)]
     study = optuna.create_study(study_name="example", directions=directions)
-    study.set_user_attr("commit", "0123456789")
     distributions = {
         "train.compact.synthetic_share": optuna.distributions.FloatDistribution(0, 1),
         "train.compact.schedule": optuna.distributions.CategoricalDistribution(["a", "<b>"]),
@@ -116,7 +115,7 @@ def test_the_report_needs_no_other_file(tmp_path, metrics):
                 intermediate_values={1: 1.0 - number / 10},
             )
         )
-    sweep_report.write(study, metrics, tmp_path / "report.html")
+    sweep_report.write(study, metrics, "0123456789", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     # With two metrics all are on the front: what is more accurate is larger.
     names = [f"example-{number:03d}" for number in (0, 2, 3, 4, 5)]
