@@ -38,14 +38,15 @@ unexport PYTHONDONTWRITEBYTECODE
 # Columns of `make experiments` that seldom decide; those that do not differ are left out, too.
 HIDDEN_COLUMNS := .*/|^(Created|State|Executor|accuracy_low|accuracy_high|log_loss|top3_accuracy|ece_uncalibrated|images_per_second|train\.loss|train\.accuracy|validation\..*|learning_rate|step|processor)$$
 
-# The sweep of `make sweep`, and how many experiments `make queue` runs side by side.
+# The sweep of `make sweep`, the trial of `make sweep-promote` (none: the best), and how many experiments `make queue` runs side by side.
 SWEEP = sweeps/signs.yaml
+TRIAL =
 JOBS = 1
 
 ##@ Run
 .PHONY: pipeline data experiments queue sweep sweep-promote
-.PHONY: benchmark benchmark-serving benchmark-soak benchmark-scale peers transfer results ablation exports
-.PHONY: pretrained export wheel notebook
+.PHONY: benchmark benchmark-serving benchmark-soak benchmark-scale benchmark-sweep peers transfer results
+.PHONY: ablation exports pretrained export wheel notebook
 
 pipeline: setup  ## Run the whole pipeline and print its metrics (the default)
 	@$(BIN)/dvc repro $(ARGS)
@@ -70,11 +71,11 @@ queue: setup  ## Run what `dvc exp run --queue` queued, in the background (JOBS=
 	TF_NUM_INTRAOP_THREADS=$$threads TF_NUM_INTEROP_THREADS=$$threads OMP_NUM_THREADS=$$threads \
 		OPENCV_FOR_THREADS_NUM=$$threads $(BIN)/dvc queue start --jobs $(JOBS) $(ARGS)
 
-sweep: setup  ## Search for better settings as SWEEP=sweeps/signs.yaml says (ARGS='--workers 2')
+sweep: setup-ray  ## Search for better settings as SWEEP=sweeps/signs.yaml says (docs/sweeps.md)
 	@$(BIN)/signs sweep $(SWEEP) $(ARGS)
 
-sweep-promote: setup  ## Commit the settings that won SWEEP, if they pass the gate
-	@$(BIN)/signs sweep $(SWEEP) --promote $(ARGS)
+sweep-promote: setup-ray  ## Commit the settings that won SWEEP, or those of TRIAL=3, if they pass the gate
+	@$(BIN)/signs sweep $(SWEEP) --promote $(TRIAL) $(ARGS)
 
 benchmark: setup  ## Measure the speed of the pipeline and of the classifier
 	@$(BIN)/python -m benchmarks.speed $(ARGS)
@@ -87,6 +88,9 @@ benchmark-soak: setup  ## Ask the service for 30 minutes: memory, errors, p99 (A
 
 benchmark-scale: setup-ray  ## Measure bulk work on Ray beside the same work without it
 	@$(BIN)/python -m benchmarks.scale $(ARGS)
+
+benchmark-sweep: setup-ray  ## Measure what a trial of a sweep takes beside its training
+	@$(BIN)/python -m benchmarks.sweeps $(ARGS)
 
 results: setup  ## Make the README's numbers again (long)
 	@$(BIN)/python -m benchmarks.results $(ARGS)
@@ -251,10 +255,10 @@ vulnerabilities: setup  ## Look for known vulnerabilities of the locked packages
 setup:  ## Build .venv for the pipeline
 	@$(SETUP) pipeline
 
-setup-ray:  ## Build .venv for the pipeline and for bulk work on Ray (docs/scale.md)
+setup-ray:  ## Build .venv for the pipeline, and for sweeps and bulk work on Ray
 	@$(SETUP) ray
 
-setup-dev:  ## Build .venv for the pipeline, bulk work, tests and checks
+setup-dev:  ## Build .venv for the pipeline, Ray, tests and checks
 	@$(SETUP) development
 
 clean:  ## Remove what tools and stopped trainings left; data, models and results stay

@@ -188,6 +188,8 @@ class Training(tune.Trainable):
         if 0 < self._job.sweep.gpus_per_trial < 1:  # else TensorFlow takes all of its memory
             environment["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
         command = [sys.executable, "-c", GUARD, sys.executable, "-m", "dvc", "repro", "train"]
+        # A killed DVC leaves its locks; another process may have its number by now.
+        (self._folder / ".dvc/tmp/rwlock").unlink(missing_ok=True)
         # A trial that moves has a log for each time.
         self._log = Path(self.logdir, f"{int(time.time())}.log")
         with self._log.open("wb") as log:

@@ -1,10 +1,14 @@
-"""Experiments as the README shows them: one with a changed parameter, then a queue of them."""
+"""Experiments as the documentation shows them: one with a changed parameter, queues of them."""
 
 import json
 import time
 from typing import Any
 
 import pytest
+
+from signs.commands import dvc
+from tests.harness import ROOT, copy_checkout
+from tests.pipeline.conftest import TINY, Project
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
@@ -62,3 +66,38 @@ def test_an_experiment_and_a_queue_over_two_parameters(done, stages_in):
     params = [data["params"]["params.yaml"]["data"] for data in queued]
     combinations = {(p["train"]["seed"], p["evaluate"]["mistakes_shown"]) for p in params}
     assert combinations == {(2, 4), (2, 5), (3, 4), (3, 5)}
+
+
+@pytest.mark.real_data
+def test_a_queue_of_four_on_the_real_photos_of_signs_runs_to_its_end(tmp_path):
+    cache = dvc("cache", "dir", at=ROOT).strip()
+    project = Project(tmp_path / "clone")
+    copy_checkout(project.folder, ("dvc.lock", "metrics/", "tests/"))
+    project.set(**TINY | {"dataset": "signs", "preprocess.split.folds": 10})
+    project.path(".dvc/config.local").write_text(f"[cache]\n    dir = {cache}\n")
+    if project.dvc("checkout", "data.dvc").rc:
+        pytest.skip("data/signs is absent")
+    project.run("git", "init", "--quiet", "-b", "main").succeeds()
+    project.commit("Start with the photos of signs")
+    lists = ("train.compact.learning_rate=0.003,0.01", "train.compact.weight_decay=0.001,0.02")
+    options = [word for each in lists for word in ("-S", each)]
+    try:
+        project.dvc("exp", "run", "--queue", *options, "train").succeeds()
+        run_the_queue(project)
+    finally:
+        project.dvc("queue", "stop", "--kill")
+    found = experiments(project).values()
+    recipes = [each["params"]["params.yaml"]["data"]["train"]["compact"] for each in found]
+    assert sorted((each["learning_rate"], each["weight_decay"]) for each in recipes) == [
+        (0.003, 0.001),
+        (0.003, 0.02),
+        (0.01, 0.001),
+        (0.01, 0.02),
+    ]
+    for each in found:
+        metrics = each["metrics"]["metrics/train/metrics.json"]["data"]["best"]
+        assert 0 <= metrics["validation_accuracy"] <= 1
+    # No test photo was used.
+    stages = [line for line in project.notes() if line.startswith("-m stages.")]
+    assert stages.count("-m stages.train") == 4
+    assert stages.count("-m stages.evaluate") == 0
