@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import statistics
@@ -52,8 +53,14 @@ def wait_for_the_end():
 threading.Thread(target=wait_for_the_end, daemon=True).start()
 sys.exit(subprocess.call(sys.argv[1:], stdin=subprocess.DEVNULL))
 """
-# A server may be gone for some minutes.
-patient: Any = funcy.retry(36, errors=(OSError, UserError), timeout=5)
+FULL = re.compile("No space left|disk is full")
+# A server may be gone for some minutes; a full disk needs a person.
+patient: Any = funcy.retry(
+    36,
+    errors=(OSError, UserError),
+    timeout=5,
+    filter_errors=lambda error: not FULL.search(str(error)),
+)
 # The training replaces its state after each epoch.
 again: Any = funcy.retry(10, errors=(FileNotFoundError, shutil.Error))
 
@@ -79,8 +86,12 @@ class Job:
 
 def set_params(folder: Path, settings: Mapping[str, Any]) -> None:
     """Change values in the params.yaml of a repository; its comments stay."""
-    with modify_yaml(folder / paths.PARAMS) as content:
+    path = folder / paths.PARAMS
+    with modify_yaml(path) as content:
         params.assign(content, settings)
+    # It writes 1e-05, which is a text for most readers of YAML.
+    text = re.sub(r"(?m)(: -?\d+)(e-\d+)$", r"\1.0\2", path.read_text(encoding="utf-8"))
+    path.write_text(text, encoding="utf-8")
 
 
 class Training(tune.Trainable):
@@ -234,8 +245,8 @@ class Training(tune.Trainable):
         """A training that fails anew each time is done; what another host may do is an error."""
         text = self._log.read_text(encoding="utf-8", errors="replace")
         why = " ".join(text.split()[-60:])
-        if "No space left" in text or "disk is full" in text:
-            raise OSError(f"the disk of {os.uname().nodename} is full: {why}")
+        if FULL.search(text):
+            raise OSError(f"The disk of {os.uname().nodename} is full: {why}")
         shutil.rmtree(self._folder)
         return self._result({}) | {"state": "fail", "why": why, "done": True}
 

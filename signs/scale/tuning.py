@@ -133,11 +133,15 @@ class Study:
             git("fetch", "--quiet", "origin")
             if not git("branch", "--remotes", "--contains", self._commit):
                 raise UserError(f"Push {self._commit[:7]} to origin first: trials clone it there.")
+            source, cache = git("remote", "get-url", "origin"), ""
+        else:
+            source, cache = str(Path.cwd()), dvc("cache", "dir").strip()
         ray = cluster.start()
         try:
-            job = self._job(ray, remote)
-            cluster.check_hosts(ray, {"CPU": job.cores, "GPU": self._sweep.gpus_per_trial})
-            failures = self._tune(job)
+            hosts = [host["Resources"].get("CPU", 0) for host in ray.nodes() if host["Alive"]]
+            cores = self._sweep.cores_per_trial or int(min(filter(None, hosts), default=1))
+            cluster.check_hosts(ray, {"CPU": cores, "GPU": self._sweep.gpus_per_trial})
+            failures = self._tune(Job(self._sweep, source, self._commit, cores, cache))
         finally:
             ray.shutdown()
         if remote:
@@ -155,8 +159,10 @@ class Study:
     def report(self) -> None:
         """Write the page, and print the best trial and why others failed."""
         for known in self._trials():
-            if why := known.last_result.get("why"):
-                print(f"{known} failed: {why}")
+            why = known.last_result.get("why")
+            if why or known.status == Trial.ERROR:
+                place = f"{self._folder}/{self._name}/{known}"
+                print(f"{known} failed: {why or f'see error.txt in {place}'}")
         target = STATE / f"{self._name}.html"
         sweep_report.write(self._study(), [*self._sweep.metric], self._commit, target)
 
@@ -170,10 +176,16 @@ class Study:
         Raises:
             UserError: no such trial, or the gate refuses it: the working tree is as before.
         """
-        name = self._best() if number < 0 else f"{self._name}-{number:03d}"
-        chosen = next((known for known in self._trials() if str(known) == name), None)
-        if chosen is None:
+        best = [trial.user_attrs["experiment"] for trial in self._study().best_trials]
+        if number < 0 and not best:
+            raise UserError(f"No trial of {self._name} is complete yet.")
+        if number < 0 and len(self._modes) > 1:
+            raise UserError(f"Name the trial, as for example in --promote 3: {', '.join(best)}.")
+        name = best[0] if number < 0 else f"{self._name}-{number:03d}"
+        trials = [known for known in self._trials() if str(known) == name]
+        if not trials:
             raise UserError(f"There is no trial {name}.")
+        chosen = trials[0]
         set_params(Path(), self._sweep.settings | {key: chosen.config[key] for key in self._space})
         if chosen.last_result.get("state") == "pruned" and chosen.checkpoint:
             chosen.checkpoint.to_directory(".")  # has .resume: the training goes on from there
@@ -190,13 +202,6 @@ class Study:
         git("add", "--all")
         git("commit", "--quiet", "--message", f"Take the settings of trial {name}")
         print(f"{name} is committed. `make push release promote` publishes and deploys it.")
-
-    def _job(self, ray: Any, remote: bool) -> Job:
-        found = [int(host["Resources"].get("CPU", 0)) for host in ray.nodes() if host["Alive"]]
-        cores = self._sweep.cores_per_trial or min(filter(None, found), default=1)
-        if remote:
-            return Job(self._sweep, git("remote", "get-url", "origin"), self._commit, cores)
-        return Job(self._sweep, str(Path.cwd()), self._commit, cores, dvc("cache", "dir").strip())
 
     def _tune(self, job: Job) -> int:
         """Run Tune; how many trials have failed in a row."""
@@ -250,14 +255,6 @@ class Study:
         except ValueError:  # it has not begun
             return []
         return sorted(known, key=str)
-
-    def _best(self) -> str:
-        if len(self._modes) > 1:
-            raise UserError("With several metrics no trial is the best: name one, --promote 3.")
-        try:
-            return str(self._study().best_trial.user_attrs["experiment"])
-        except ValueError as error:
-            raise UserError(f"No trial of {self._name} is complete yet.") from error
 
     def _study(self) -> optuna.Study:
         """The trials that have ended, for Optuna's plots."""

@@ -17,7 +17,7 @@ from tests.pipeline.conftest import Project, blank  # noqa: F401
 
 pytestmark = pytest.mark.timeout(2400)
 
-TRIALS, EPOCHS = 3, 8
+TRIALS, EPOCHS = 4, 30
 SWEEP = {
     "metric": "validation_loss",
     "trials": TRIALS,

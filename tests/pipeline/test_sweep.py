@@ -1,7 +1,11 @@
 """Sweeps with the real DVC and the real Ray Tune: killed, continued, pruned, failed, promoted."""
 
+import contextlib
 import json
+import os
 import signal
+import subprocess
+import time
 from typing import Any
 
 import psutil
@@ -137,7 +141,16 @@ def test_trials_are_pruned_or_fail_and_a_pruned_one_goes_on(done):
         settings=settings,
         space={RATE: [0.003, 0.00001], "train.compact.width": [12, 16]},
     )
+    # Ctrl-C twice ends it at once.
+    running = done.start(*COMMAND)
+    running.wait_until(lambda: epochs_kept(done, "tiny-000") >= 1)
+    running.signal(signal.SIGINT)
+    time.sleep(0.5)
+    with contextlib.suppress(ProcessLookupError):
+        running.signal(signal.SIGINT)
+    assert running.wait().rc == 130
     text = done.run(*COMMAND).succeeds()
+    assert logs(done, "tiny-000").count("epoch   1/4") == 1
     assert "tiny-002 failed: " in text
     assert "The loss is not a number any more in epoch 1" in text
     assert "1 complete, 1 pruned, 1 fail" in text
@@ -177,7 +190,7 @@ def test_several_metrics_and_folds_share_the_machine(done):
         accuracies.append(json.loads(metrics)["best"]["validation_accuracy"])
     page = done.path(".sweeps/tiny.html").read_text()
     assert f"<td>{sum(accuracies) / 2:.4g}</td>" in page
-    done.run(*COMMAND, "--promote").fails_with("With several metrics", "--promote 3")
+    done.run(*COMMAND, "--promote").fails_with("Name the trial", "--promote 3", "tiny-00")
 
 
 def test_a_machine_that_lacks_what_a_trial_needs_is_named(done):
@@ -187,3 +200,19 @@ def test_a_machine_that_lacks_what_a_trial_needs_is_named(done):
     done.run(*COMMAND).fails_with("No host gives Ray the", "0.5 GPU", "0 GPU")
     describe(done, storage="s3://127.0.0.1/nowhere")
     done.run(*COMMAND).fails_with("The storage of the sweep cannot be")
+
+
+def test_a_full_disk_is_an_error_until_there_is_space(done):
+    describe(done, trials=3)
+    clones = done.path(".sweeps/.clones")
+    clones.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(clones)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
+        pytest.skip("needs root, to mount a small disk")
+    try:
+        done.run(*COMMAND).fails_with("tiny-000 failed: see error.txt", "3 trials failed in a row")
+        why = done.path(".sweeps/tiny/tiny-000/error.txt").read_text()
+        assert "No space left" in why or "disk is full" in why
+    finally:
+        subprocess.run(["umount", "--lazy", str(clones)], check=True)
+    assert "3 complete, 0 pruned, 0 fail" in done.run(*COMMAND).succeeds()
