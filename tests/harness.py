@@ -395,6 +395,7 @@ class Ray(Server):
         address: str = LOCALHOST,
         join: str = "",
         cores: int = 1,
+        gpus: int = 0,
         port: int | None = None,
         **options: Any,
     ) -> None:
@@ -402,7 +403,7 @@ class Ray(Server):
         head = ["--head", "--include-dashboard=false", f"--port={port}"]
         where = [f"--address={join}"] if join else head
         self.cluster = join or f"{address}:{port}"
-        size = [f"--num-cpus={cores}", f"--object-store-memory={2**27}"]
+        size = [f"--num-cpus={cores}", f"--num-gpus={gpus}", f"--object-store-memory={2**27}"]
         ray = [BIN / "ray", "start", *where, f"--node-ip-address={address}", *size]
         super().__init__(folder, [*ray, "--disable-usage-stats", "--block"], **options)
 

@@ -118,6 +118,11 @@ class Training(tune.Trainable):
             patient(self._clone)(settings)
         self._begin_fold()
 
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take over another trial: that saves the start of a process and its imports."""
+        self.setup(new_config)
+        return True
+
     def prune(self) -> None:
         """Let the next step be the last."""
         self._pruned = True

@@ -101,7 +101,7 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._name, self._sweep, self._space = name, sweep, space
         self._modes = ["max" if m == "validation_accuracy" else "min" for m in sweep.metric]
-        self._files, self._folder = shards.locate(sweep.storage or str(STATE.absolute()))
+        self._files, self._folder = shards.locate(sweep.storage or str(STATE), str(Path.cwd()))
         self._about = f"{self._folder}/{name}/sweep.json"
         # With more trials or hours, those that are done can still be compared.
         free = {"trials", "hours", "cores_per_trial", "gpus_per_trial", "storage"}
@@ -135,11 +135,13 @@ class Study:
                 raise UserError(f"Push {self._commit[:7]} to origin first: trials clone it there.")
             source, cache = git("remote", "get-url", "origin"), ""
         else:
-            source, cache = str(Path.cwd()), dvc("cache", "dir").strip()
+            source, cache = str(Path.cwd()), str(Path(dvc("cache", "dir").strip()).absolute())
         ray = cluster.start()
         try:
             hosts = [host["Resources"].get("CPU", 0) for host in ray.nodes() if host["Alive"]]
             cores = self._sweep.cores_per_trial or int(min(filter(None, hosts), default=1))
+            if len(hosts) > 1 and not self._sweep.storage:
+                raise UserError("Name a storage that all hosts reach, as s3://bucket/sweeps.")
             cluster.check_hosts(ray, {"CPU": cores, "GPU": self._sweep.gpus_per_trial})
             failures = self._tune(Job(self._sweep, source, self._commit, cores, cache))
         finally:
@@ -151,6 +153,8 @@ class Study:
         self.report()
         if failures >= FAILURES:
             raise UserError(f"{FAILURES} trials failed in a row.")
+        if any(known.status == Trial.ERROR for known in self._trials()):
+            raise UserError("Trials failed. Give the same command again to continue them.")
         if all("state" in known.last_result for known in self._trials()):
             return 0
         print("Stopped. Give the same command again to continue.", file=sys.stderr)
@@ -240,6 +244,7 @@ class Study:
             checkpoint_config=tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=1),
             sync_config=tune.SyncConfig(sync_artifacts=True),
             max_failures=RETRIES,
+            reuse_actors=True,
             raise_on_failed_trial=False,
             trial_name_creator=_experiment,
             trial_dirname_creator=_experiment,

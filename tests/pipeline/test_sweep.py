@@ -12,6 +12,8 @@ import psutil
 import pytest
 import yaml
 
+from tests.harness import Ray
+
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
 RATE = "train.compact.learning_rate"
@@ -191,6 +193,54 @@ def test_several_metrics_and_folds_share_the_machine(done):
     page = done.path(".sweeps/tiny.html").read_text()
     assert f"<td>{sum(accuracies) / 2:.4g}</td>" in page
     done.run(*COMMAND, "--promote").fails_with("Name the trial", "--promote 3", "tiny-00")
+
+
+def test_trials_on_a_cluster_share_a_gpu_and_send_what_they_trained(done, tmp_path):
+    # Ray believes in this GPU, and TensorFlow finds none.
+    ray = Ray(tmp_path, cores=2, gpus=1, environment=done.environment)
+    origin, remote = tmp_path / "origin.git", tmp_path / "remote"
+    done.environment |= {"HOME": str(done.home), "RAY_ADDRESS": ray.cluster}
+    done.dvc("remote", "add", "--default", "store", str(remote)).succeeds()
+    describe(done, gpus_per_trial=0.5, cores_per_trial=1, storage=str(tmp_path / "state"))
+    done.run("git", "init", "--quiet", "--bare", str(origin)).succeeds()
+    done.run("git", "remote", "add", "origin", str(origin)).succeeds()
+    ray.start()
+    try:
+        done.run(*COMMAND).fails_with("to origin first")
+        done.run("git", "push", "--quiet", "origin", "main").succeeds()
+        done.dvc("push", "--quiet", "--run-cache").succeeds()
+        running = done.start(*COMMAND)
+        running.wait_until(lambda: trainings(done))
+        assert trainings(done) == {("0", "true", "1")}
+        running.wait().succeeds()
+        # Nothing is left to do, also with what the storage has.
+        assert "2 complete" in done.run(*COMMAND).succeeds()
+    finally:
+        ray.kill()
+    assert list(references(done)) == ["tiny-000", "tiny-001"]
+    sent = done.run("git", "ls-remote", str(origin), "refs/exps/*").succeeds()
+    assert sorted(line.rpartition("/")[2] for line in sent.splitlines()) == list(references(done))
+    for reference in references(done).values():
+        text = done.run("git", "show", f"{reference}:dvc.lock").succeeds()
+        (model,) = [
+            out
+            for out in yaml.safe_load(text)["stages"]["train"]["outs"]
+            if out["path"] == "models/model.onnx"
+        ]
+        assert (remote / "files/md5" / model["md5"][:2] / model["md5"][2:]).exists()
+
+
+def trainings(project) -> set[tuple[str, str, str]]:
+    """What the trainings in this project's clones are told: GPU, memory, threads."""
+    found = set()
+    for process in psutil.process_iter(["cmdline"]):
+        with contextlib.suppress(psutil.Error):
+            if (process.info["cmdline"] or [])[-2:] == ["-m", "stages.train"]:
+                told = process.environ()
+                names = ("CUDA_VISIBLE_DEVICES", "TF_FORCE_GPU_ALLOW_GROWTH", "OMP_NUM_THREADS")
+                if told.get("HOME") == str(project.home):
+                    found.add(tuple(told.get(name, "") for name in names))
+    return found
 
 
 def test_a_machine_that_lacks_what_a_trial_needs_is_named(done):
