@@ -75,9 +75,9 @@ def test_a_queue_of_four_on_the_real_photos_of_signs_runs_to_its_end(tmp_path):
     copy_checkout(project.folder, ("dvc.lock", "metrics/", "tests/"))
     project.set(**TINY | {"dataset": "signs", "preprocess.split.folds": 10})
     project.path(".dvc/config.local").write_text(f"[cache]\n    dir = {cache}\n")
+    project.run("git", "init", "--quiet", "-b", "main").succeeds()
     if project.dvc("checkout", "data.dvc").rc:
         pytest.skip("data/signs is absent")
-    project.run("git", "init", "--quiet", "-b", "main").succeeds()
     project.commit("Start with the photos of signs")
     lists = ("train.compact.learning_rate=0.003,0.01", "train.compact.weight_decay=0.001,0.02")
     options = [word for each in lists for word in ("-S", each)]

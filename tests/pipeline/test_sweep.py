@@ -152,7 +152,7 @@ def test_trials_are_pruned_or_fail_and_a_pruned_one_goes_on(done):
         running.signal(signal.SIGINT)
     assert running.wait().rc == 130
     text = done.run(*COMMAND).succeeds()
-    assert logs(done, "tiny-000").count("epoch   1/4") == 1
+    assert logs(done, "tiny-000").count("epoch   1/4") <= 1
     assert "tiny-002 failed: " in text
     assert "The loss is not a number any more in epoch 1" in text
     assert "1 complete, 1 pruned, 1 fail" in text
@@ -191,7 +191,7 @@ def test_several_metrics_and_folds_share_the_machine(done):
         metrics = done.run("git", "show", f"{found[name]}:metrics/train/metrics.json").text
         accuracies.append(json.loads(metrics)["best"]["validation_accuracy"])
     page = done.path(".sweeps/tiny.html").read_text()
-    assert f"<td>{sum(accuracies) / 2:.4g}</td>" in page
+    assert f">{sum(accuracies) / 2:.4g}</td>" in page
     done.run(*COMMAND, "--promote").fails_with("Name the trial", "--promote 3", "tiny-00")
 
 
