@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 from dvc.utils.serialize import modify_yaml
 from ray import tune
+from ray.tune.result import SHOULD_CHECKPOINT
 
 from signs import commands, params, paths
 from signs.errors import UserError
@@ -237,7 +238,8 @@ class Training(tune.Trainable):
                 self._begin_fold()
                 return result
         shutil.rmtree(self._folder)
-        return result | {"state": state, "done": True}
+        # A pruned trial keeps the checkpoint from which its training could go on.
+        return result | {"state": state, "done": True, SHOULD_CHECKPOINT: complete}
 
     def _send(self, name: str, files: bool) -> None:
         pattern = f"refs/exps/*/*/{name}"
@@ -261,7 +263,7 @@ class Training(tune.Trainable):
         known = [key for key in present if all(key in fold for fold in folds)]
         means = {key: statistics.fmean(fold[key] for fold in folds) for key in known}
         unknown = dict.fromkeys((*CURVES, "minutes", "megabytes", "milliseconds"), math.nan)
-        return unknown | means | {"curve": curve}
+        return unknown | means | {"curve": curve, SHOULD_CHECKPOINT: True}
 
     def _curve(self, metric: str = "") -> list[float]:
         """The metric after each epoch, without a last line that is still being written."""

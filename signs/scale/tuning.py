@@ -1,6 +1,7 @@
 """A sweep as an experiment of Ray Tune: run, continued, reported on, promoted."""
 
 import json
+import logging
 import math
 import os
 import signal
@@ -99,6 +100,7 @@ class Study:
             UserError: the storage cannot be used, or holds a sweep with another description.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        logging.getLogger("ray").setLevel(logging.ERROR)  # it misses files that we do not keep
         self._name, self._sweep, self._space = name, sweep, space
         self._modes = ["max" if m == "validation_accuracy" else "min" for m in sweep.metric]
         self._files, self._folder = shards.locate(sweep.storage or str(STATE), str(Path.cwd()))
@@ -241,7 +243,7 @@ class Study:
             storage_filesystem=self._files,
             search_alg=search,
             scheduler=scheduler,
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=1),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
             sync_config=tune.SyncConfig(sync_artifacts=True),
             max_failures=RETRIES,
             reuse_actors=True,
