@@ -129,9 +129,10 @@ def space(path: Path, sweep: Sweep) -> dict[str, distributions.BaseDistribution]
             else:
                 found[key] = distributions.FloatDistribution(**entry)
         except (IndexError, KeyError, TypeError, ValueError) as error:
+            why = f": {error}" if type(error) is ValueError else "."
             raise ParamsError(
                 f"{path}: space.{key} = {entry!r}: must be a list of choices, or low and high, "
-                f"with log and step if need be ({error})"
+                f"with log and step if need be{why}"
             ) from error
     return found
 
