@@ -77,6 +77,7 @@ def _make_rows(names: list[str], budget: int, build: Path, table: Path) -> None:
         steps = min(STEPS, budget // BATCH)
         epochs = {"epochs": budget // (steps * BATCH), "steps_per_epoch": steps}
         settings |= {f"train.compact.{key}": value for key, value in epochs.items()}
+    build.mkdir(parents=True, exist_ok=True)
     reference = runs.find(experiment, settings, "evaluate", run=True)
     with exports.fetched(reference) as made:
         prepared = arrays.load(made / PREPARED)
@@ -99,7 +100,6 @@ def _make_rows(names: list[str], budget: int, build: Path, table: Path) -> None:
             except UserError as error:
                 # Tried again the next time.
                 rows.loc[name] = pd.Series({"error": str(error)})
-            table.parent.mkdir(parents=True, exist_ok=True)
             write_text(table, rows.to_csv())
 
 
@@ -121,7 +121,6 @@ def _timing(reference: str, settings: runs.Settings) -> dict[str, Any]:
 
 def _train(name: str, training: Path, build: Path, budget: int) -> tuple[Path, dict[str, Any]]:
     """The ONNX file, and what its training says of itself: images, minutes, scale."""
-    build.mkdir(parents=True, exist_ok=True)
     model = build / f"{name}.onnx"
     _run([*TRAINERS[name], str(training), str(model), str(budget)])
     return model, json.loads(model.with_suffix(".json").read_text(encoding="utf-8"))

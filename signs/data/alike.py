@@ -75,12 +75,14 @@ class Search:
         for half in np.array_split(ordered, 2):
             yield from self._cut(half)
 
-    def pairs(self, leaf: Ints, rows: Ints) -> Pairs:
-        """All pairs of a row of the leaf and one of `rows` that are alike; (i, i) is one, too."""
+    def pairs(self, leaf: Ints, rows: Ints) -> Iterator[Pairs]:
+        """All pairs of a row of the leaf and one of `rows` that are alike, in parts.
+
+        (i, i) is one, too.
+        """
         rows = self.within_reach(leaf, rows)
-        starts = range(0, len(rows), BLOCK)
-        found = [self._compare(leaf, rows[start : start + BLOCK]) for start in starts]
-        return np.concatenate([np.empty((0, 2), np.int64), *found])
+        for start in range(0, len(rows), BLOCK):
+            yield self._compare(leaf, rows[start : start + BLOCK])
 
     def within_reach(self, leaf: Ints, rows: Ints) -> Ints:
         """Those of `rows` that may be alike to one of the leaf."""

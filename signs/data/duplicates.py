@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from signs.data.alike import Pairs, Search, Thumbnails, principal_axes
-from signs.data.splits import TEST, TRAIN, UNUSED, VALIDATION, Ints, Strings
+from signs.data.splits import TEST, TRAIN, UNUSED, VALIDATION, Bools, Ints, Strings
 
 # Pairs that are held at once. A camera that does not move gives more, nearly all of which join what
 # is joined already.
@@ -37,19 +37,37 @@ def near_duplicate_pairs(thumbnails: Thumbnails, labels: Ints, similarity: float
     Images of different classes are not compared: 60 and 80 km/h signs look alike without being
     the same photo.
     """
-    group, found, axes = np.arange(len(labels)), [], principal_axes(thumbnails)
+    joined, axes = _Joined(len(labels)), principal_axes(thumbnails)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         search = Search(thumbnails[members], axes, similarity)
         for leaf, rows in search.leaves(np.arange(len(members))):
-            first = group[members[leaf[0]]]
-            if (group[members[leaf]] == first).all():
-                rows = rows[group[members[rows]] != first]
-            found.append(members[search.pairs(leaf, rows)])
-            if sum(map(len, found)) > MOST_PAIRS:
-                group = groups(len(labels), np.concatenate(found))
-                found = [_chain(group)]
-    return _chain(groups(len(labels), np.concatenate([np.empty((0, 2), np.int64), *found])))
+            for pairs in search.pairs(leaf, rows[joined.may_join(members[leaf], members[rows])]):
+                joined.add(members[pairs])
+    return joined.pairs()
+
+
+class _Joined:
+    """Groups that pairs join, with as few pairs as tell them."""
+
+    def __init__(self, count: int) -> None:
+        self._group, self._found, self._new = np.arange(count), [np.empty((0, 2), np.int64)], 0
+
+    def may_join(self, leaf: Ints, rows: Ints) -> Bools:
+        """Which rows are not in the one group that the leaf is, if it is one."""
+        first, *others = np.unique(self._group[leaf])
+        may: Bools = (self._group[rows] != first) | bool(others)
+        return may
+
+    def add(self, pairs: Pairs) -> None:
+        self._found.append(pairs)
+        self._new += len(pairs)
+        if self._new > MOST_PAIRS:
+            self._found, self._new = [self.pairs()], 0
+
+    def pairs(self) -> Pairs:
+        self._group = groups(len(self._group), np.concatenate(self._found))
+        return _chain(self._group)
 
 
 def groups(count: int, pairs: Pairs) -> Ints:
@@ -86,5 +104,6 @@ def count_near_duplicates(
         training = split[members] == TRAIN
         for leaf, _ in search.leaves(np.flatnonzero(training)):
             held_out = np.flatnonzero(~training & ~leaked[members])
-            leaked[members[search.pairs(leaf, held_out)[:, 1]]] = True
+            for pairs in search.pairs(leaf, held_out):
+                leaked[members[pairs[:, 1]]] = True
     return {name: int((split[leaked] == name).sum()) for name in (VALIDATION, TEST)}
