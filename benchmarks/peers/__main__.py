@@ -95,11 +95,12 @@ def _make_rows(names: list[str], budget: int, build: Path, table: Path) -> None:
                     model, took = made / CLASSIFIER, _timing(reference, settings)
                 else:
                     model, took = _train(name, data / photos.TRAINING, build, budget)
-                cells = _cells(took, _judge(model, took["scale"], data, build / f"{name}.judged"))
-                rows.loc[name] = pd.Series(cells | {"digest": digest})
+                cells = _cells(took, _judge(model, took["scale"], data, build / f"{name}-judged"))
+                cells |= {"digest": digest}
             except UserError as error:
                 # Tried again the next time.
-                rows.loc[name] = pd.Series({"error": str(error)})
+                cells = {"error": str(error)}
+            rows = pd.DataFrame.from_dict(rows.to_dict("index") | {name: cells}, orient="index")
             write_text(table, rows.to_csv())
 
 

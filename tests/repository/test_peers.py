@@ -1,5 +1,8 @@
 """The comparison with other people's classifiers: its photos, its baseline, its page."""
 
+import contextlib
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -9,11 +12,20 @@ from benchmarks.peers import __main__ as peers
 from benchmarks.peers import photos
 from signs.data import arrays, images, layouts
 from signs.data.images import REGION
+from signs.errors import UserError
 from signs.params import ImageSettings, load
 from signs.paths import PARAMS
 from tests.conftest import ROOT
 
 SETTINGS = ImageSettings(size=32, color="rgb", contrast="none", margin=0.05)
+TOOK = {"images": 3_000, "minutes": 0.5, "scale": None}
+FOUND = {
+    **dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high", "accepted"), 0.5),
+    **dict.fromkeys(("accepted_precision", "ood_rejection_at_99", "ece"), 0.25),
+    "corrupted_accuracy": 0.125,
+    "milliseconds": 1.0,
+    "megabytes": 2.0,
+}
 
 
 def test_each_sign_of_the_split_becomes_a_photo(tmp_path, monkeypatch):
@@ -73,14 +85,43 @@ def test_the_baseline_counts_orientations():
 
 
 def test_the_page_has_the_rows_and_names_what_could_not_be_made():
-    took = {"images": 3_000, "minutes": 0.5}
-    found = dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high", "accepted"), 0.5)
-    found |= dict.fromkeys(("accepted_precision", "ood_rejection_at_99", "ece"), 0.25)
-    found |= {"corrupted_accuracy": 0.125, "milliseconds": 1.0, "megabytes": 2.0}
-    cells = peers._cells(took, found)
+    cells = peers._cells(TOOK, FOUND)
     rows = pd.DataFrame({"ours": cells | {"digest": "a"}, "yolo": {"error": "No wheel."}}).T
     page = peers._markdown(rows, 3_000)
     assert "| `compact`, ours, 32 pixels | 50.00 (50.00 to 50.00) | 0.2500 | 50.0 |" in page
     assert "| 3,000 | 0.5 | 100 |" in page
     assert "- YOLO11n-cls of Ultralytics, 64 pixels could not be made: No wheel." in page
     assert "Each training sees 3,000 images" in page
+
+
+def test_rows_are_kept_and_failures_tried_again(tmp_path, monkeypatch):
+    """Training and judging alone are replaced: they take hours."""
+    trained = []
+
+    def train(name, training, build, budget):
+        trained.append(name)
+        if name == "hog" and trained.count("hog") == 1:
+            raise UserError("No wheel.")
+        return build / f"{name}.onnx", TOOK
+
+    @contextlib.contextmanager
+    def fetched(reference):
+        yield tmp_path
+
+    monkeypatch.setattr(peers.runs, "find", lambda *arguments, run: "reference")
+    monkeypatch.setattr(peers.exports, "fetched", fetched)
+    monkeypatch.setattr(peers.arrays, "load", lambda folder: SimpleNamespace(digest="a"))
+    monkeypatch.setattr(peers, "_photos", lambda prepared: tmp_path)
+    monkeypatch.setattr(peers, "_timing", lambda reference, settings: TOOK)
+    monkeypatch.setattr(peers, "_train", train)
+    monkeypatch.setattr(peers, "_judge", lambda *arguments: FOUND)
+    table = tmp_path / "peers.csv"
+    for expected in (["mobilenet", "hog"], ["mobilenet", "hog", "hog"]):
+        peers._make_rows(["ours", "mobilenet", "hog"], 3_000, tmp_path / "build", table)
+        assert trained == expected
+        rows = peers._rows(table)
+        assert list(rows.index) == ["ours", "mobilenet", "hog"]
+        assert rows["ms"][["ours", "mobilenet"]].tolist() == ["1.00", "1.00"]
+        assert rows["digest"]["ours"] != rows["digest"]["mobilenet"]
+        assert rows["error"]["hog"] == ("No wheel." if len(trained) == 2 else "")
+    assert rows["ms"]["hog"] == "1.00"
