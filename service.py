@@ -21,6 +21,7 @@ from signs.paths import CLASSIFIER
 from signs.serving.app import Endpoints, application
 from signs.serving.middleware import ApiKeys, Requests, api_keys
 from signs.serving.schemas import OnePhoto, Photos, Picture, Prediction
+from signs.serving.settings import number
 from signs.serving.worker import Worker
 
 FOLDER = Path(__file__).parent / CLASSIFIER
@@ -60,7 +61,7 @@ endpoints = Endpoints(_worker, lambda: _service().openapi_spec.asdict())
 @bentoml.service(
     name="traffic_signs",
     labels=_labels(),
-    workers=int(os.environ.get("SIGNS_WORKERS", "0")) or "cpu_count",
+    workers=number("SIGNS_WORKERS", 0) or "cpu_count",
     # Ours know all paths, so that clients cannot make up new time series.
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},

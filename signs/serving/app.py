@@ -28,7 +28,7 @@ from signs.serving.worker import MAX_BATCH, Worker
 
 MAX_BODY = 64 * 2**20
 MAX_JSON = images.MAX_BYTES * 4 // 3 + 1024  # base64 takes four bytes for three
-MAX_HELD = 4 * MAX_BODY  # bytes of bodies that one worker holds at a time
+MAX_HELD = 2 * MAX_BODY  # bytes of bodies that one worker holds at a time; it copies two at most
 BODY_TIMEOUT = 10.0  # seconds that a body may take to arrive
 CLOSED = 499  # for the log: the client closed the connection, so there is nobody to respond to
 
@@ -43,7 +43,11 @@ PAGE_POLICY = (
 PAGE_TYPES = {"index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
 PAGE_HEADERS = {"content-security-policy": PAGE_POLICY, "cache-control": "no-cache"}
 
-HEALTH = ("/livez", "/healthz", "/readyz")  # BentoML responds
+HEALTH = ("/livez", "/healthz", "/readyz")
+# BentoML responds to these, if the method is right.
+BENTOML_PATHS = dict.fromkeys((*HEALTH, "/schema.json"), "GET") | dict.fromkeys(
+    ("/api/predict", "/api/predict_batch", "/api/explain"), "POST"
+)
 
 _log = logging.getLogger("bentoml.signs")
 
@@ -53,27 +57,28 @@ Handler = Callable[["Endpoints", Request], Awaitable[Response]]
 
 def _responds(method: str) -> Callable[[Handler], Handler]:
     """A decorator for handlers of requests with this method: their errors become responses."""
-    allowed = {"GET", "HEAD"} if method == "GET" else {method}
 
     def decorate(handler: Handler) -> Handler:
         @functools.wraps(handler)
         async def respond(self: "Endpoints", request: Request) -> Response:
             try:
-                if request.method not in allowed:
-                    raise Refused(405, f"use {method} here", {"allow": method})
+                if request.method != method and (request.method, method) != ("HEAD", "GET"):
+                    raise _wrong_method(method)
                 return await handler(self, request)
             except ClientDisconnect:
                 return Response(status_code=CLOSED)
+            # No error outlives its block: its traceback holds the body.
             except Refused as error:
-                refused = error
+                return error_response(request, error)
             except images.ImageError as error:
-                refused = Refused(413 if str(error) == images.TOO_MANY else 400, str(error))
+                status = 413 if str(error) == images.TOO_MANY else 400
+                return error_response(request, Refused(status, str(error)))
             except Exception:
                 _log.exception("Request %s failed", request.scope["signs.id"])
-                refused = Refused(500, f"internal error, request {request.scope['signs.id']}")
+                why = f"internal error, request {request.scope['signs.id']}"
+                return error_response(request, Refused(500, why))
             finally:
                 self._held -= request.scope.pop("signs.held", 0)
-            return error_response(request, refused)
 
         return respond
 
@@ -91,6 +96,7 @@ class Endpoints:
         self._worker = worker
         self._openapi = openapi
         self._held = 0
+        self._document = b""
         self._page = {name: (HERE / "page" / name).read_bytes() for name in PAGE_TYPES}
         self.paths = {
             "/predict": self.predict,
@@ -120,11 +126,12 @@ class Endpoints:
     async def predict_batch(self, request: Request) -> Response:
         """A prediction or an error for each photo of a form."""
         self._worker().refuse_overload()
-        body, kind = await self._body(request, MAX_BODY), _content_type(request)
-        if not kind.startswith("multipart/form-data"):
+        body = await self._body(request, MAX_BODY)
+        if not _content_type(request).startswith("multipart/form-data"):
             why = f"send a multipart form with 1 to {MAX_BATCH} files named 'images'"
             raise Refused(415, why)
         photos = forms.read(body, request.headers["content-type"], "images", MAX_BATCH).files
+        del body  # the photos are copies
         if max(map(len, photos)) > images.MAX_BYTES:
             raise _too_large(images.MAX_BYTES)
         request.scope["signs.details"]["photos"] = len(photos)
@@ -151,6 +158,11 @@ class Endpoints:
     @_responds("GET")
     async def docs(self, _: Request) -> Response:
         """The OpenAPI document: BentoML's, with ours for the paths here."""
+        if not self._document:  # it takes a tenth of a second
+            self._document = to_json(self._describe())
+        return Response(self._document, media_type="application/json")
+
+    def _describe(self) -> Any:
         ours = yaml.safe_load((HERE / "openapi.yaml").read_text(encoding="utf-8"))
         document = self._openapi()
         paths = document["paths"] | ours["paths"]
@@ -158,7 +170,7 @@ class Endpoints:
             if f"/api{path}" in paths:  # the same endpoint
                 paths[f"/api{path}"]["post"]["responses"] = entry["post"]["responses"]
         schemas = document["components"]["schemas"] | ours["components"]["schemas"]
-        return _json(document | ours | {"paths": paths, "components": {"schemas": schemas}})
+        return document | ours | {"paths": paths, "components": {"schemas": schemas}}
 
     @_responds("GET")
     async def metrics(self, _: Request) -> Response:
@@ -192,22 +204,21 @@ class Endpoints:
         declared = request.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > limit:
             raise _too_large(limit)
-        chunks, held = [], 0
+        body = bytearray()  # and no list of chunks, whose memory comes back in pieces
         try:
             async with asyncio.timeout(BODY_TIMEOUT):
                 async for chunk in request.stream():
-                    held += len(chunk)
+                    body += chunk
                     self._held += len(chunk)
-                    request.scope["signs.held"] = held
-                    if held > limit:
+                    request.scope["signs.held"] = len(body)
+                    if len(body) > limit:
                         raise _too_large(limit)
                     if self._held > MAX_HELD:
                         raise overloaded()
-                    chunks.append(chunk)
         except TimeoutError as error:
             why = f"the body did not arrive within {BODY_TIMEOUT:.0f} s"
             raise Refused(408, why, {"connection": "close"}) from error
-        return b"".join(chunks)
+        return bytes(body)
 
 
 def application(endpoints: Endpoints) -> Router:
@@ -224,8 +235,8 @@ async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
         await WebSocketClose()(scope, receive, send)
         return
     refused = Refused(404, "there is nothing at this path; /docs.json lists all paths")
-    if scope["path"] in HEALTH:
-        refused = Refused(405, "use GET here", {"allow": "GET"})
+    if method := BENTOML_PATHS.get(scope["path"]):
+        refused = _wrong_method(method)
     await error_response(Request(scope), refused)(scope, receive, send)
 
 
@@ -241,6 +252,10 @@ def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None
 
 def _content_type(request: Request) -> str:
     return request.headers.get("content-type", "").lower()
+
+
+def _wrong_method(right: str) -> Refused:
+    return Refused(405, f"use {right} here", {"allow": "GET, HEAD" if right == "GET" else right})
 
 
 def _too_large(limit: int) -> Refused:

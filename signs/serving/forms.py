@@ -48,6 +48,8 @@ def read(body: bytes, content_type: str, name: str, most: int, texts: Iterable[s
         kind = headers.get(b"content-type", b"").lower()
         is_file = b"filename" in options or kind.startswith(FILE_TYPES)
         if found in texts and not is_file:
+            if found in form.texts:
+                raise Refused(422, f"send at most one field {found!r}")
             form.texts[found] = _text(b"".join(chunks))
         elif found != name and not (most == 1 and is_file):
             raise Refused(422, f"the form has a field {found[:40]!r}; only '{name}' is allowed")

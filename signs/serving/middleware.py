@@ -17,6 +17,8 @@ from signs.serving.refused import Refused
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 SHORTEST_KEY = 16  # characters
+# BentoML refuses it too, but with a traceback in the log each time, and not as our errors are.
+PICKLE = b"application/vnd.bentoml+pickle"
 NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 QUIET = {*HEALTH, "/metrics"}  # machines ask for these all the time: neither counted nor logged
 # What may be open to those who have no key, by its name in SIGNS_OPEN. The page is of no use
@@ -51,7 +53,8 @@ class Requests:
         started = time.perf_counter()
         if self._prefix and scope["path"].startswith(self._prefix + "/"):
             scope["path"] = scope["path"].removeprefix(self._prefix)
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
         is_id = REQUEST_ID.fullmatch(given)
         request_id = given.decode() if is_id else f"{random.getrandbits(64):016x}"
         scope["signs.id"], scope["signs.details"] = request_id, {}
@@ -65,7 +68,10 @@ class Requests:
                 message["headers"] = [*message["headers"], *added]
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        app = self._app
+        if headers.get(b"content-type", b"").startswith(PICKLE):
+            app = error_response(Request(scope), Refused(415, "pickle is not accepted"))
+        await app(scope, receive, send_with_id)
         if scope["path"] in QUIET:
             return
         # Only paths that exist: each one is a time series of its own in Prometheus.

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import logging
+import math
 import os
 import sys
 import time
@@ -14,14 +15,15 @@ import bentoml
 from pydantic_core import to_json
 
 from signs.inference.predictions import Prediction
+from signs.serving.settings import number
 
 # Predictions that a worker logs each second, at most; it still counts the others. This is enough
 # for a drift report, and under load it spares the disk and the response times.
-LOGGED_PER_SECOND = int(os.environ.get("SIGNS_LOGGED_PER_SECOND", "20"))
+LOGGED_PER_SECOND = number("SIGNS_LOGGED_PER_SECOND", 20)
 # The folder in which photos of logged predictions are kept; unset: they are not kept.
 PHOTOS = os.environ.get("SIGNS_KEEP_PHOTOS")
 # Of these, only unknown ones and those of a lower confidence, for `signs label`.
-KEEP_BELOW = float(os.environ.get("SIGNS_KEEP_BELOW", "inf"))
+KEEP_BELOW = number("SIGNS_KEEP_BELOW", math.inf)
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 _log = logging.getLogger("bentoml.signs")

@@ -70,8 +70,9 @@ def test_resources_suffice_for_what_was_measured() -> None:
     request, limit = (CONTAINER["resources"][kind] for kind in ("requests", "limits"))
     assert limit["memory"] == f"{VALUES.memory_mb}Mi"
     assert int(request["memory"].removesuffix("Mi")) > MEASURED_MB
-    # All workers together may hold that much of requests' bodies in addition.
-    assert VALUES.memory_mb > MEASURED_MB + VALUES.workers * app.MAX_HELD / 2**20
+    # All workers together may hold that much of requests' bodies in addition, with their copies
+    # (tests/serving/test_load.py).
+    assert VALUES.memory_mb > MEASURED_MB + VALUES.workers * 2.5 * app.MAX_HELD / 2**20
     assert float(request["cpu"]) <= float(limit["cpu"]) == VALUES.cpus == VALUES.workers
     scaler = SPECS["HorizontalPodAutoscaler"]
     assert 2 <= scaler["minReplicas"] < scaler["maxReplicas"]

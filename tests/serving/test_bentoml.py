@@ -149,6 +149,9 @@ def test_bentomls_paths_refuse_as_ours_do(running: Server) -> None:
         ours, theirs = running.send(body), running.send(body, "/api/predict")
         assert (ours.status, ours.body) == (theirs.status, theirs.body)
     assert running.send(photo(), "/api/predict").body == running.send(photo()).body
+    pickled = running.send(b"cos\nsystem\n", "/api/predict", "application/vnd.bentoml+pickle")
+    assert (pickled.status, pickled.error) == (415, "pickle is not accepted")
+    assert "Traceback" not in running.log.read_text()
     with connect(running) as connection:
         connection.sendall(head(100 * 2**20, "/api/explain"))
         assert b" 413 " in connection.recv(4096)  # though no byte of the body was sent
