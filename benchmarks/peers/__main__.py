@@ -147,7 +147,7 @@ def _run(command: list[str]) -> None:
         print(line, end="", flush=True)
         last = line.strip() or last
     if process.wait():
-        raise UserError(last)
+        raise UserError(last.removeprefix("ERROR: "))
 
 
 def _cells(took: dict[str, Any], found: dict[str, Any]) -> dict[str, str]:
