@@ -133,12 +133,12 @@ class Training(tune.Trainable):
         if self._pruned:
             return self._finish("pruned")
         self._process = self._process or self._start()
-        while (status := self._process.poll()) is None and not self._curve()[self._epochs :]:
+        while self._trained(status := self._process.poll()) <= self._epochs:
+            if status is not None:
+                return self._fail() if status else self._finish("complete")
             time.sleep(POLL)
-        if self._curve()[self._epochs :]:
-            self._epochs += 1
-            return self._result(self._metrics(self._epochs))
-        return self._fail() if status else self._finish("complete")
+        self._epochs += 1
+        return self._result(self._metrics(self._epochs))
 
     def cleanup(self) -> None:
         """End the pipeline, whatever Tune's reason is."""
@@ -219,6 +219,12 @@ class Training(tune.Trainable):
                 stderr=log,
                 start_new_session=True,
             )
+
+    def _trained(self, status: int | None) -> int:
+        """The number of epochs whose state is kept; of all epochs if the pipeline has ended."""
+        states = [int(state.name) for state in self._folder.glob(f"{RESUME}/*/[0-9]*")]
+        epochs = len(self._curve())
+        return epochs if status is not None else min(max(states, default=0), epochs)
 
     def _finish(self, state: str) -> dict[str, Any]:
         """Keep the experiment; the trial is done unless there is another fold."""

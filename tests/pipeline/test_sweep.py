@@ -79,13 +79,13 @@ def test_a_killed_sweep_continues_and_the_gate_decides_on_its_winner(done):
     assert "Give the same command again to continue." in again.text
     assert "Trial tiny-000 completed after 7 iterations" in again.text
     assert again.leaves_nothing_behind()
-    # No epoch was trained again, but those after the last checkpoint that Tune knew of.
+    # No epoch was trained again. The log of what was killed may be lost.
     assert "An unfinished training goes on after its epoch" in logs(done, "tiny-000")
-    assert logs(done, "tiny-000").count("epoch   1/6") == 1
+    assert logs(done, "tiny-000").count("epoch   1/6") <= 1
 
     text = done.run(*COMMAND).succeeds()
     assert "Trial tiny-000 " not in text
-    assert logs(done, "tiny-001").count("epoch   1/6") == 1
+    assert logs(done, "tiny-001").count("epoch   1/6") <= 1
     assert list(references(done)) == ["tiny-000", "tiny-001"], again.text + text
     for name in references(done).values():
         held = done.run("git", "ls-tree", "-r", "--name-only", name).succeeds()
