@@ -41,7 +41,7 @@ def references(project) -> dict[str, str]:
 def epochs_kept(project, trial: str) -> int:
     """The number of epochs after which Tune last kept the state."""
     states = project.path(f".sweeps/tiny/{trial}").glob("checkpoint_*/progress.json")
-    return max((json.loads(state.read_text())["_epochs"] for state in states), default=0)
+    return max((int(state.parent.name[-6:]) + 1 for state in states), default=0)
 
 
 def logs(project, trial: str) -> str:
