@@ -162,7 +162,7 @@ promote: setup  ## Record in a git tag that this version, or VERSION, is deploye
 		$(if $(value VERSION),--version "$${VERSION#classifier@}",HEAD) $(ARGS)
 
 ##@ Serve
-.PHONY: serve bento containerize image prune smoke deploy rollback manifests sbom drift
+.PHONY: serve bento containerize image prune smoke deploy rollback manifests sbom drift drift-image
 
 # Where `make serve` listens; HOST=0.0.0.0 lets other machines in.
 HOST = 127.0.0.1
@@ -193,6 +193,7 @@ deploy:  ## Deploy the image on this machine, without losing a request
 rollback:  ## Deploy the previous version again
 	@$(PLAIN_PYTHON) -m deployment.deploy rollback
 
+# ARGS='REGISTRY/traffic-signs:VERSION drift': with `make drift` each night
 manifests:  ## Write build/kubernetes for `kubectl apply -k` (ARGS=REGISTRY/traffic-signs:VERSION)
 	@sh deployment/manifests.sh $(ARGS)
 
@@ -201,6 +202,9 @@ sbom: setup  ## List what the image contains, as CycloneDX: build/sbom.cdx.json
 
 drift: setup  ## Compare a day of predictions with those of the validation photos
 	@$(call isolated,drift) -m signs drift $(ARGS)
+
+drift-image: bento  ## Build the image of the nightly drift report on Kubernetes
+	@NAME=traffic-signs-drift sh containers/build.sh $(ARGS)
 
 ##@ Develop
 .PHONY: test long-test network-test jenkins-test cluster-test lint format hooks lock vulnerabilities

@@ -1,5 +1,6 @@
 #!/bin/sh
 # `make containerize`: builds an image of build/bento. Arguments go to the build. Needs no Python.
+# `make drift-image`: with NAME=traffic-signs-drift, that of build/drift.
 set -eu
 cd "$(dirname -- "$0")/.."
 
@@ -25,14 +26,21 @@ else
     [ -n "$engine" ] || fail "None of docker, podman and buildah runs here: install or start one, or name another with ENGINE=..."
 fi
 
-image=traffic-signs:$version
+name=${NAME:-traffic-signs} file=containers/Dockerfile context=build/bento
+if [ "$name" = traffic-signs-drift ]; then
+    file=containers/drift/Dockerfile context=build/drift
+    [ -d build/drift ] || fail "There is no build/drift: 'dvc repro' makes the validation predictions, then 'make bento' packs them."
+fi
+image=$name:$version
 # The default format of podman and buildah has no health check.
 # Docker before 23 takes BuildKit, which `RUN --mount` needs, only if told to.
-DOCKER_BUILDKIT=1 BUILDAH_FORMAT=docker "$engine" build --file containers/Dockerfile --tag "$image" \
+DOCKER_BUILDKIT=1 BUILDAH_FORMAT=docker "$engine" build --file "$file" --tag "$image" \
     --build-arg version="$version" --build-arg revision="$(recorded revision)" \
-    --build-arg data="$(recorded data)" "$@" build/bento
+    --build-arg data="$(recorded data)" "$@" "$context"
 size=$("$engine" images --format '{{.Size}}' "$image")
 if [ "$engine" = buildah ]; then engine=podman; fi # buildah runs no containers
 echo
-echo "The image $image, $size, after $(($(date +%s) - started)) s. To run it:"
+echo "The image $image, $size, after $(($(date +%s) - started)) s."
+if [ "$name" != traffic-signs ]; then exit; fi
+echo "To run it:"
 echo "    $engine run --rm --read-only --tmpfs /tmp --publish 127.0.0.1:3000:3000 $image"

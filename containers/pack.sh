@@ -3,7 +3,8 @@
 #
 #     build/bento            the service and the classifier, as BentoML packs them
 #     build/smoke            test photos and what the classifier says about them, if they are here
-#     build/build.env        version, commit and data of both
+#     build/drift            what `make drift-image` needs, if the validation predictions are here
+#     build/build.env        version, commit and data of all
 set -eu
 cd "$(dirname -- "$0")/.."
 
@@ -35,7 +36,7 @@ changed=
 version=$model-$(printf %.10s "$revision")$changed
 bento=traffic_signs:$version
 
-rm -rf build/bento build/smoke build/build.env
+rm -rf build/bento build/smoke build/drift build/build.env
 mkdir -p build
 # The same model and code have the same tag, but the bento of that tag may have other thresholds.
 bentoml delete --yes "$bento" >/dev/null 2>&1 || true
@@ -47,6 +48,15 @@ if [ -f data/prepared/prepared.json ]; then
     python -m signs smoke-photos
 else
     echo "There are no test photos here (data/prepared), so build/smoke is not made."
+fi
+predictions=data/evaluation/predictions.csv
+if [ -f $predictions ]; then
+    for file in signs/__init__.py signs/__main__.py signs/cli.py signs/errors.py signs/paths.py \
+        signs/serving/__init__.py signs/serving/drift.py requirements/drift.txt \
+        models/classifier/classifier.json $predictions; do
+        mkdir -p "build/drift/${file%/*}"
+        cp $file build/drift/$file
+    done
 fi
 # Written last: it says that the rest is complete.
 printf 'version=%s\nrevision=%s\ndata=%s\n' "$version" "$revision$changed" "$data" >build/build.env

@@ -15,6 +15,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -23,6 +24,7 @@ from signs.errors import UserError
 
 LOG = Path("monitoring/predictions/data")
 METADATA = paths.CLASSIFIER / "classifier.json"
+LOGGED = ["prediction", "confidence", "known", "model"]  # what is compared, as the log calls it
 MIN_PREDICTIONS = 50  # fewer say too little about a day
 
 
@@ -45,12 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         UserError: a file is missing, or the day has too few predictions.
     """
     version, names, reference = _read_results()
-    log = _read_log(arguments.log)
-    day = arguments.day or log["day"].max()
-    of_day = log[log["day"] == day]
-    if of_day.empty:
-        days = ", ".join(sorted(log["day"].unique()))
-        raise UserError(f"The log has no predictions of {day}. It has predictions of: {days}.")
+    day, of_day = _read_log(arguments.log, arguments.day)
     current = of_day[of_day["model"] == version]
     others = len(of_day) - len(current)
     if len(current) < MIN_PREDICTIONS:
@@ -85,24 +82,38 @@ def _read_results() -> tuple[str, dict[int, str], pd.DataFrame]:
     return metadata["version"], names, reference
 
 
-def _read_log(folder: Path) -> pd.DataFrame:
-    """All predictions in the log, with the day of each."""
-    rows, damaged = [], 0
-    for path in sorted(folder.glob("data.*.log*")):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-                rows.append({**row, "day": row["timestamp"][:10]})
-            except (ValueError, KeyError, TypeError):
-                damaged += 1  # cut off, for example by a full disk
+def _read_log(folder: Path, day: str | None) -> tuple[str, pd.DataFrame]:
+    """A day, or the latest one in the log, and its predictions; of others nothing stays in memory.
+
+    The log has a file for each worker, and below `folder` one folder for each pod.
+    """
+    rows: list[list[Any]] = []
+    chosen, days, damaged = day or "", set(), 0
+    for path in sorted(folder.rglob("data.*.log*")):
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    row = json.loads(line)
+                    of_day, values = row["timestamp"][:10], [row[name] for name in LOGGED]
+                except (ValueError, KeyError, TypeError):
+                    damaged += 1  # cut off, for example by a full disk
+                    continue
+                days.add(of_day)
+                if day is None and of_day > chosen:
+                    chosen, rows = of_day, []
+                if of_day == chosen:
+                    rows.append(values)
     if damaged:
         print(f"{damaged} damaged lines of the log were left out.", file=sys.stderr)
-    if not rows:
+    if not days:
         raise UserError(
             f"There is no log of predictions in {folder}. `bentoml serve` writes one into the "
             "folder where it runs, unless SIGNS_LOGGED_PER_SECOND is 0; --log names another folder."
         )
-    return pd.DataFrame(rows)
+    if not rows:
+        found = ", ".join(sorted(days))
+        raise UserError(f"The log has no predictions of {chosen}. It has predictions of: {found}.")
+    return chosen, pd.DataFrame(rows, columns=LOGGED)
 
 
 def _columns(table: pd.DataFrame, names: dict[int, str]) -> pd.DataFrame:

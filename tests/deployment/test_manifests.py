@@ -25,11 +25,18 @@ SPECS = {manifest["kind"]: manifest["spec"] for manifest in MANIFESTS}
 POD = SPECS["Deployment"]["template"]["spec"]
 (CONTAINER,) = POD["containers"]
 
+DRIFT = ROOT / "deployment/drift"
+COMPONENT = yaml.safe_load((DRIFT / "kustomization.yaml").read_text())
+VOLUME, JOB, LOG = (
+    yaml.safe_load((DRIFT / name).read_text()) for name in ("volume.yaml", "job.yaml", "log.yaml")
+)
+JOB_POD = JOB["spec"]["jobTemplate"]["spec"]["template"]
+
 
 @pytest.mark.parametrize("version", ["1.27", kubernetes_validate.latest_version()])
 def test_kubernetes_accepts_them(version: str) -> None:
     assert {*LISTED, "kustomization.yaml"} == {path.name for path in KUBERNETES.iterdir()}
-    for manifest in MANIFESTS:
+    for manifest in (*MANIFESTS, VOLUME, JOB):
         kubernetes_validate.validate(manifest, version, strict=True)
     wrong = MANIFESTS[0] | {"spec": SPECS["Deployment"] | {"replica": 2}}
     with pytest.raises(kubernetes_validate.ValidationError, match="replica"):
@@ -113,6 +120,61 @@ def test_pod_has_no_more_rights_than_it_needs() -> None:
     assert all(path in DOCKERFILE for path in mounts.values())
     assert [volume["name"] for volume in POD["volumes"]] == [*mounts]
     assert all(volume["emptyDir"]["sizeLimit"] for volume in POD["volumes"])
+
+
+def test_drift_job_reads_what_the_pods_write() -> None:
+    assert COMPONENT["resources"] == ["volume.yaml", "job.yaml"]
+    assert COMPONENT["patches"] == [{"path": "log.yaml"}]
+    assert VOLUME["spec"]["accessModes"] == ["ReadWriteMany"]
+    claim = {"persistentVolumeClaim": {"claimName": VOLUME["metadata"]["name"]}}
+    patched = LOG["spec"]["template"]["spec"]
+    assert patched["volumes"] == [{"name": "monitoring", "emptyDir": None} | claim]
+    pod, options, _ = patched["containers"][0]["env"]
+    assert pod["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.name"
+    # The same option as in the image, and a folder for each pod.
+    (written,) = re.findall(r"BENTOML_CONFIG_OPTIONS=(\S+)", DOCKERFILE)
+    assert options == {"name": "BENTOML_CONFIG_OPTIONS", "value": f"{written}/$({pod['name']})"}
+    (container,) = JOB_POD["spec"]["containers"]
+    assert JOB_POD["spec"]["volumes"][1] == {"name": "monitoring"} | claim
+    assert container["volumeMounts"] == CONTAINER["volumeMounts"]
+
+
+def test_drift_job_fails_once_and_gets_no_requests() -> None:
+    spec, (container,) = JOB_POD["spec"], JOB_POD["spec"]["containers"]
+    assert (spec["restartPolicy"], JOB["spec"]["jobTemplate"]["spec"]["backoffLimit"]) == (
+        "Never",
+        0,
+    )
+    assert "exec python -m signs drift --fail " in container["args"][0]
+    assert JOB_POD["metadata"]["labels"].items().isdisjoint(LABELS.items())
+    assert container["securityContext"] == CONTAINER["securityContext"]
+    assert spec["securityContext"] == POD["securityContext"]
+    assert spec["automountServiceAccountToken"] is False
+
+
+def test_drift_is_deployed_if_asked_for(tmp_path: Path) -> None:
+    assert make_manifests(tmp_path, f"{IMAGE}:v1", "drift").returncode == 0
+    if shutil.which("kubectl") or shutil.which("kustomize"):
+        manifests = {one["kind"]: one for one in yaml.safe_load_all(render(tmp_path))}
+        for manifest in manifests.values():
+            kubernetes_validate.validate(
+                manifest, kubernetes_validate.latest_version(), strict=True
+            )
+        pod = manifests["Deployment"]["spec"]["template"]["spec"]
+        names = [entry["name"] for entry in pod["containers"][0]["env"]]
+        assert names.index("POD_NAME") < names.index("BENTOML_CONFIG_OPTIONS")  # which refers to it
+        assert {"BENTOML_PORT", "SIGNS_WORKERS"} < set(names)
+        assert [volume["name"] for volume in pod["volumes"] if "emptyDir" in volume] == ["tmp"]
+        assert f"image: {IMAGE}-drift:v1\n" in render(tmp_path)
+    assert make_manifests(tmp_path, f"{IMAGE}:v1").returncode == 0
+    assert "drift" not in (tmp_path / "build/kubernetes/kustomization.yaml").read_text()
+    for arguments, words in (
+        ((f"{IMAGE}:v1", "drfit"), "there is 'drfit'"),
+        ((f"{IMAGE}@sha256:{64 * '0'}", "drift"), "name a tag"),
+        (("drift",), "There is no image in build/"),
+    ):
+        made = make_manifests(tmp_path, *arguments)
+        assert (made.returncode, words in made.stderr) == (1, True), made.stderr
 
 
 def make_manifests(folder: Path, *image: str) -> "subprocess.CompletedProcess[str]":

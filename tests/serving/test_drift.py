@@ -2,21 +2,25 @@
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 from playwright.sync_api import expect, sync_playwright
 
 from signs.errors import UserError
 from signs.paths import PREDICTIONS
 from signs.serving import drift
 from tests.conftest import copy_service, photo, start
+from tests.harness import BIN
 
 ROOT = Path(__file__).parents[2]
 BROWSER = shutil.which("chromium")
@@ -94,6 +98,27 @@ def test_compares_the_day_with_the_validation_photos(
     assert "1 damaged lines of the log were left out" in output.err
 
 
+def write_pods(folder: Path, to: Path, day: str) -> None:
+    """The log of that day, as two pods with a folder each would have written it."""
+    for pod in ("signs-a", "signs-b"):
+        shutil.copytree(folder / "monitoring", to / pod)
+    for path in to.rglob("data.*.log*"):
+        path.write_text(path.read_text().replace(today(folder), day))
+
+
+def test_reads_the_logs_of_all_pods(
+    run: Callable[..., int],
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_pods(folder, tmp_path, "2031-01-31")
+    monkeypatch.setattr(drift, "_compare", lambda *_: {})
+    assert run("--log", tmp_path) == 0  # the latest day
+    assert "180 predictions of 2031-01-31 by " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -130,6 +155,37 @@ def test_make_drift(folder: Path, class_ids: list[int]) -> None:
     assert "Red" in (folder / "drift.html").read_text()
     if BROWSER:
         assert requests_of(folder / "drift.html") == []
+
+
+@pytest.mark.network
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("class_ids", [SAME, OTHER])
+def test_nightly_job(folder: Path, tmp_path: Path, class_ids: list[int]) -> None:
+    write_predictions(folder, class_ids)
+    yesterday = str((datetime.now(UTC) - timedelta(days=1)).date())
+    write_pods(folder, tmp_path / "monitoring", yesterday)
+    old = tmp_path / "monitoring/signs-0/predictions/data/data.1.log"
+    old.parent.mkdir(parents=True)
+    old.write_text("no longer of use")
+    os.utime(old, (0, 0))
+    job = yaml.safe_load((ROOT / "deployment/drift/job.yaml").read_text())
+    (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    script = container["args"][0].replace("/monitoring", str(tmp_path / "monitoring"))
+    uv = f"{BIN}/uv run --isolated --no-project --python {sys.executable}"
+    python = tmp_path / "python"  # with the packages of the job's image
+    python.write_text(
+        f'#!/bin/sh\nexec {uv} --with-requirements {ROOT}/requirements/drift.txt python "$@"\n'
+    )
+    python.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = [*container["command"], script]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert f"180 predictions of {yesterday}" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == (1 if class_ids == OTHER else 0)
+    assert (tmp_path / f"monitoring/reports/{yesterday}.html").stat().st_size > 0
+    assert not old.exists()
 
 
 def requests_of(report: Path) -> list[str]:

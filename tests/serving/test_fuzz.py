@@ -28,12 +28,12 @@ def test_responds_as_its_openapi_document_says(server: str, tmp_path: Path) -> N
         "response_headers_conformance,response_schema_conformance,allow_header_conformance"
     )
     command = [str(SCHEMATHESIS), "run", f"{server}/docs.json", "--url", server]
-    command += ["--include-path-regex", "^/(predict|predict_batch|explain|model|demo)$"]
+    command += ["--include-path-regex", "^/((api/)?(predict|predict_batch|explain)|model|demo)$"]
     command += ["--checks", checks, "--max-examples", "200", "--seed", "1"]
     command += ["--phases", "coverage,fuzzing", "--warnings", "off"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert re.search(r"Tested: +5", done.stdout)
+    assert re.search(r"Tested: +8", done.stdout)
 
 
 LINES = [b"--b", b"--b--", b"\r\n", b"\n", b"\0", b":", b'"', b'"image"', b'; filename="a.png"']
@@ -71,6 +71,43 @@ def test_a_form_has_few_files_or_is_refused(body: bytes, content_type: str) -> N
         form = forms.read(body, content_type, "image", 3, ["box"])
         assert len(form.files) in (1, 2, 3)
         assert sum(map(len, form.files)) <= len(body)
+
+
+# What a box is, nearly is, or is not, as text and as JSON.
+NUMBERS = st.one_of(st.integers(), st.floats(), st.integers(-5, 60))
+LISTS = st.lists(NUMBERS, min_size=3, max_size=5)
+BOXES = st.one_of(
+    LISTS.map(lambda box: ",".join(map(str, box)).encode()),
+    LISTS.map(lambda box: json.dumps(box).encode()),
+    VALUES.map(lambda value: json.dumps(value).encode()),
+    st.recursive(NUMBERS, st.lists).map(lambda value: json.dumps(value).encode()),
+    st.binary(max_size=60),
+)
+
+
+def as_form(box: bytes) -> bytes:
+    """A form with a photo and this box."""
+    parts = (b'image"; filename="a.png', photo()), (b"box", box)
+    return b"".join(
+        b'--frontier\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % part
+        for part in parts
+    ) + (b"--frontier--\r\n")
+
+
+@pytest.mark.slow
+def test_the_service_survives_any_box_in_a_form(running: Server) -> None:
+    @settings(max_examples=300, deadline=None)
+    @given(BOXES, st.sampled_from(["/predict", "/api/predict", "/explain"]))
+    def send(box: bytes, path: str) -> None:
+        reply = running.send(as_form(box), path, "multipart/form-data; boundary=frontier")
+        assert reply.status in (200, 400, 422)
+        statuses.add(reply.status)
+        if reply.status != 200:
+            assert "box" in reply.error or "shows too little" in reply.error
+
+    statuses: set[int] = set()
+    send()
+    assert statuses == {200, 400, 422}
 
 
 @settings(max_examples=500, deadline=None)
