@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from signs.commands import dvc, git
 from signs.errors import UserError
 from signs.scale import cluster, shards, sweep_report
 from signs.scale.sweep import STATE, Sweep
-from signs.scale.trial import Job, Training, set_params
+from signs.scale.trial import RESUME, Job, Training, set_params
 
 FAILURES = 3  # in a row end the sweep: then the settings are not to blame
 RETRIES = 5  # of a trial whose host dies or whose disk is full
@@ -145,6 +146,7 @@ class Study:
             if len(hosts) > 1 and not self._sweep.storage:
                 raise UserError("Name a storage that all hosts reach, as s3://bucket/sweeps.")
             cluster.check_hosts(ray, {"CPU": cores, "GPU": self._sweep.gpus_per_trial})
+            self._describe()
             failures = self._tune(Job(self._sweep, source, self._commit, cores, cache))
         finally:
             ray.shutdown()
@@ -161,6 +163,14 @@ class Study:
             return 0
         print("Stopped. Give the same command again to continue.", file=sys.stderr)
         return 130
+
+    def _describe(self) -> None:
+        try:
+            self._files.create_dir(f"{self._folder}/{self._name}")
+            with self._files.open_output_stream(self._about) as file:
+                file.write(json.dumps([self._commit, self._description]).encode())
+        except OSError as error:
+            raise UserError(f"The storage of the sweep cannot be written: {error}") from error
 
     def report(self) -> None:
         """Write the page, and print the best trial and why others failed."""
@@ -194,7 +204,8 @@ class Study:
         chosen = trials[0]
         set_params(Path(), self._sweep.settings | {key: chosen.config[key] for key in self._space})
         if chosen.last_result.get("state") == "pruned" and chosen.checkpoint:
-            chosen.checkpoint.to_directory(".")  # has .resume: the training goes on from there
+            with chosen.checkpoint.as_directory() as state:  # the training goes on from there
+                shutil.copytree(Path(state, RESUME), RESUME, dirs_exist_ok=True)
         for command in (("dvc", "repro", *(["--pull"] if pull else [])), ("signs", "gate")):
             # Its output goes to the terminal.
             if subprocess.run([sys.executable, "-m", *command], check=False).returncode:
@@ -229,9 +240,6 @@ class Study:
         resources = {"cpu": job.cores, "gpu": sweep.gpus_per_trial}
         resume: Any = tune.ResumeConfig.ResumeType.RESUME
         resume_config = tune.ResumeConfig(errored=resume) if self._trials() else None
-        self._files.create_dir(f"{self._folder}/{self._name}")
-        with self._files.open_output_stream(self._about) as file:
-            file.write(json.dumps([self._commit, self._description]).encode())
         os.environ |= TUNE
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         tune.run(
