@@ -31,8 +31,12 @@ from signs.scale.trial import RESUME, Job, Training, set_params
 FAILURES = 3  # in a row end the sweep: then the settings are not to blame
 RETRIES = 5  # of a trial whose host dies or whose disk is full
 ENDLESS = 10_000  # epochs: ASHA shall not end a trial for being complete
-# Trainings end at once, and results stand in our report alone.
-TUNE = {"TUNE_FORCE_TRIAL_CLEANUP_S": "3", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+# Trainings end at once, results stand in our report, and reasons of failures in error.txt.
+TUNE = {
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "3",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+}
 
 
 class Pruner(ASHAScheduler):
