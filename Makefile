@@ -95,7 +95,7 @@ benchmark-sweep: setup-ray  ## Measure what a trial of a sweep takes beside its 
 results: setup  ## Make the README's numbers again (long)
 	@$(BIN)/python -m benchmarks.results $(ARGS)
 
-peers: setup-dev  ## Compare with other people's classifiers, for docs/peers.md (long; BUDGET=3000: a trial)
+peers: setup-dev  ## Compare with other people's classifiers, for docs/peers.md (an hour; BUDGET=3000: a trial)
 	@$(BIN)/python -m benchmarks.peers $(if $(value BUDGET),--budget "$$BUDGET") $(ARGS)
 
 ablation: setup  ## Compare settings on validation photos (long)
