@@ -133,7 +133,7 @@ def test_trials_are_pruned_or_fail_and_a_pruned_one_goes_on(done):
     assert "Rescaling(1 / 127.5" in code
     scale = "Rescaling(1e38 if width == 16 else 1 / 127.5"
     networks.write_text(code.replace("Rescaling(1 / 127.5", scale), encoding="utf-8")
-    settings = {"dataset": "mine", "train.compact.epochs": 4, "train.compact.steps_per_epoch": 4}
+    settings = {"dataset": "mine", "train.compact.epochs": 12, "train.compact.steps_per_epoch": 4}
     describe(
         done,
         pruner="asha",
@@ -152,7 +152,7 @@ def test_trials_are_pruned_or_fail_and_a_pruned_one_goes_on(done):
         running.signal(signal.SIGINT)
     assert running.wait().rc == 130
     text = done.run(*COMMAND).succeeds()
-    assert logs(done, "tiny-000").count("epoch   1/4") <= 1
+    assert logs(done, "tiny-000").count("epoch   1/12") <= 1
     assert "tiny-002 failed: " in text
     assert "The loss is not a number any more in epoch 1" in text
     assert "1 complete, 1 pruned, 1 fail" in text
@@ -161,7 +161,7 @@ def test_trials_are_pruned_or_fail_and_a_pruned_one_goes_on(done):
     assert yaml.safe_load(shown)["train"]["compact"]["learning_rate"] == 0.00001
     loss = "metrics/train/plots/metrics/validation/loss.tsv"
     curve = done.run("git", "show", f"{references(done)['tiny-001']}:{loss}").succeeds()
-    assert 2 <= len(curve.splitlines()) < 5
+    assert 2 <= len(curve.splitlines()) < 13
     # Nothing is left to do, and what failed does not run again.
     assert "Trial tiny-002 " not in done.run(*COMMAND).succeeds()
     done.run(*COMMAND, "--promote", "1").fails_with(
