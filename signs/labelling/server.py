@@ -1,5 +1,6 @@
 """The HTTP server of the page: for this machine's own browser, and for nobody else."""
 
+import contextlib
 import json
 import re
 import threading
@@ -148,4 +149,5 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Cache-Control", "no-store")
         self.send_header("Cross-Origin-Resource-Policy", "same-origin")
         self.end_headers()
-        self.wfile.write(content)
+        with contextlib.suppress(ConnectionError):  # the browser has gone
+            self.wfile.write(content)

@@ -67,9 +67,12 @@ def test_bento_names_model_code_and_data_and_holds_what_is_listed(clone: Clone) 
     assert bento["labels"] == origin | {"model": model}
     packed = clone.folder / "build/bento/src"
     files = {path.relative_to(packed).as_posix() for path in packed.rglob("*") if path.is_file()}
-    listed = set(yaml.safe_load((ROOT / "bentofile.yaml").read_text())["include"])
-    classifier = {f"models/classifier/{name}" for name in ("classifier.json", "model.onnx")}
-    assert files == listed - {"models/classifier/"} | classifier | {"bentofile.yaml"}
+    listed = {Path(n) for n in yaml.safe_load((ROOT / "bentofile.yaml").read_text())["include"]}
+    inside = [path for name in listed for path in (clone.folder / name).rglob("*")]
+    listed |= {path.relative_to(clone.folder) for path in inside}
+    expected = {path.as_posix() for path in listed if (clone.folder / path).is_file()}
+    assert {"models/classifier/model.onnx", "signs/serving/page/page.js"} <= expected
+    assert files == expected | {"bentofile.yaml"}
     locked = "requirements/service.txt"
     assert (packed / locked).read_bytes() == (ROOT / locked).read_bytes()
 
@@ -132,7 +135,7 @@ def test_image_describes_itself(image: tuple[str, str], clone: Clone) -> None:
     assert "3000/tcp" in content["Config"]["ExposedPorts"]
     assert content["Config"]["StopSignal"] == "SIGTERM"
     assert content["Size"] < MAX_MB * 1e6
-    said, command = printed.splitlines()[-2:]
+    said, _, command = printed.splitlines()[-3:]
     assert f"The image {name}, {content['Size'] / 1e6:.0f} MB" in said
     options = "--read-only --tmpfs /tmp --publish 127.0.0.1:3000:3000"
     assert command.strip() == f"podman run --rm {options} {name}"
