@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import time
+from pathlib import Path
 from collections.abc import Callable, Iterator
 
 import pytest
