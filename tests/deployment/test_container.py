@@ -5,8 +5,8 @@ import json
 import os
 import shutil
 import time
-from pathlib import Path
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import yaml
