@@ -180,6 +180,7 @@ def _rows(table: Path) -> pd.DataFrame:
 def _markdown(rows: pd.DataFrame, budget: int) -> str:
     """The page; a classifier that could not be made is named with its error."""
     rows = rows.reindex([name for name in TITLES if name in rows.index]).fillna("")
+    rows["error"] = rows.get("error", "")
     rows.index = rows.index.map(TITLES)
     failed = rows["error"][rows["error"] != ""]
     made = rows.drop(index=failed.index)

@@ -35,6 +35,11 @@ def train(training: Path, target: Path, budget: int) -> None:
     model = keras.applications.MobileNetV3Small(
         input_shape=(SIZE, SIZE, 3), weights=None, classes=classes, classifier_activation=None
     )
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            # Keras's 0.999 is for trainings of a hundred times as many steps: after these here, the
+            # statistics would still be half those of before the first.
+            layer.momentum = 0.98
     warm_up = max(1, round(WARM_UP * steps))
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, max(1, steps - warm_up), warmup_target=PEAK, warmup_steps=warm_up
