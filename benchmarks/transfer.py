@@ -10,7 +10,6 @@ Rows are kept in benchmarks/transfer.csv, so a run that was cut off goes on wher
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -62,19 +61,21 @@ def measure(name: str, start: str) -> None:
         root = Path(folder)
         workspace(root, name)
         stage(root, name, "none", "preprocess")
-        samples = pd.read_csv(root / PREPARED / arrays.SAMPLES, keep_default_na=False)
+        prepared = root / PREPARED
+        data = arrays.load(prepared)
+        samples = data.samples
         for key in missing:
             _, count, which = key
-            thinned = thin(samples, count)
-            thinned.to_csv(root / PREPARED / arrays.SAMPLES, index=False)
-            data = _load(root)
+            data.samples = thin(samples, count)
+            arrays.write_tables(prepared, data.samples, data.labels)
+            arrays.describe(prepared, name, data.settings, data.split, data.outlier_names)
             stage(root, name, which, "train")
             images = data.images[data.rows("test")]
             labels = data.samples["label"].to_numpy()[data.rows("test")]
             logits = Classifier(root / CLASSIFIER).logits(np.asarray(images))
             accuracy = float((logits.argmax(axis=1) == labels).mean())
             row = {
-                "training photos": int((thinned["split"] == "train").sum()),
+                "training photos": len(data.rows("train")),
                 "test photos": len(labels),
                 "accuracy": round(100 * accuracy, 2),
                 "commit": git("rev-parse", "--short", "HEAD"),
@@ -154,15 +155,6 @@ def page() -> str:
         commits=", ".join(sorted({row["commit"] for row in table.values()})),
         processors=", ".join(sorted({row["processor"] for row in table.values()})),
     )
-
-
-def _load(root: Path) -> arrays.Prepared:
-    """The arrays with changed samples, which get their own digest."""
-    path = root / PREPARED / arrays.METADATA
-    metadata = json.loads(path.read_text(encoding="utf-8"))
-    metadata["md5"][arrays.SAMPLES] = files.md5(root / PREPARED / arrays.SAMPLES)
-    files.write_json(path, metadata)
-    return arrays.load(root / PREPARED)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,8 @@ judged, else all; a tenth of the others, whole groups, chooses temperature and t
 """
 
 import argparse
-import statistics
-import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from signs import files
@@ -24,13 +21,14 @@ from signs.evaluation import calibration, metrics, ood, robustness
 from signs.inference import classifier
 from signs.inference.classifier import Classifier, Logits
 from signs.inference.foreign import SCALES, ForeignClassifier, Options
+from signs.inference.latency import milliseconds
 from signs.inference.tables import predict_table
 from signs.operations import judgement
 from signs.operations.audit import audited
 from signs.operations.inspect import opened
 
 PAGE = Path("judge.html")
-BATCH, LATENCY_CALLS = 64, 200
+BATCH = 64
 PRECISION, COVERAGE = 0.99, 0.99
 
 
@@ -69,7 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
         calibrate(model, *predict_table(model, folder, samples[chosen], BATCH), arguments.precision)
         test, logits = predict_table(model, folder, samples[judged], BATCH)
         found = metrics.with_coverage(test, logits, model)
-        found |= _speed(model) | {"megabytes": _size(arguments.model)}
+        found["milliseconds"] = round(milliseconds(model), 3)
+        found["megabytes"] = _size(arguments.model)
         tables = judgement.tables(test, logits, model)
         if arguments.corruption_photos:
             table, _ = robustness.measure(model, folder, test, arguments.corruption_photos)
@@ -182,17 +181,6 @@ def _ood(model: Classifier, known: Logits, path: Path) -> dict[str, float]:
 
 def _gives_probabilities(model: Classifier) -> bool:
     return isinstance(model, ForeignClassifier) and model.gives_probabilities
-
-
-def _speed(model: Classifier) -> dict[str, float]:
-    """Milliseconds for one prepared image, on one thread: the median of many calls."""
-    image = np.zeros((1, *model.input_shape), np.uint8)
-    times = []
-    for _ in range(LATENCY_CALLS):
-        started = time.perf_counter()
-        model.logits(image)
-        times.append(time.perf_counter() - started)
-    return {"milliseconds": round(1000 * statistics.median(times), 3)}
 
 
 def _size(path: Path) -> float:

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import funcy
-import numpy as np
 import pandas as pd
 from dvc.utils.serialize import modify_yaml
 from ray import tune
@@ -32,6 +31,7 @@ from ray.tune.result import SHOULD_CHECKPOINT
 from signs import commands, params, paths
 from signs.errors import UserError
 from signs.inference.classifier import MODEL, Classifier
+from signs.inference.latency import milliseconds
 from signs.scale.sweep import STATE, Sweep
 
 HOME = Path("~/.cache/traffic-signs")  # on each host of a cluster: clones, and DVC's cache
@@ -44,7 +44,6 @@ THREADS = "TF_NUM_INTRAOP_THREADS TF_NUM_INTEROP_THREADS OMP_NUM_THREADS OPENCV_
 READY = Path(".git/prepared")  # exists in a clone that is complete
 RESUME, PROGRESS = ".resume", "progress.json"  # the train stage's state, and ours beside it
 POLL = 0.5  # seconds
-TIMED = 200  # predictions
 # Ends the pipeline with all its processes when the trial's process is gone, however it ended.
 GUARD = """
 import os, signal, subprocess, sys, threading
@@ -286,15 +285,8 @@ class Training(tune.Trainable):
 
     def _costs(self) -> dict[str, float]:
         """Minutes of training, megabytes of the model, milliseconds of a prediction on a core."""
-        model = Classifier(self._folder / paths.CLASSIFIER, threads=1)
-        photo = np.zeros((1, *model.input_shape), np.uint8)
-        seconds = []
-        for _ in range(TIMED):
-            started = time.perf_counter()
-            model.logits(photo)
-            seconds.append(time.perf_counter() - started)
         return {
             "minutes": float(pd.read_json(self._folder / paths.TIMING, typ="series")["minutes"]),
             "megabytes": (self._folder / paths.CLASSIFIER / MODEL).stat().st_size / 1e6,
-            "milliseconds": statistics.median(seconds) * 1000,
+            "milliseconds": milliseconds(Classifier(self._folder / paths.CLASSIFIER, threads=1)),
         }
