@@ -24,6 +24,11 @@ COLUMNS = {
     "milliseconds": "prediction, ms",
 }
 SHOWN = 20  # trials in the table
+STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
 
 
 def write(study: optuna.Study, metrics: list[str], commit: str, target: Path) -> None:
@@ -35,10 +40,7 @@ def write(study: optuna.Study, metrics: list[str], commit: str, target: Path) ->
     front = sorted(study.best_trials, key=ranked.index)
     best = ", ".join(trial.user_attrs["experiment"] for trial in front)
     values = ", ".join(f"{value:.4f}" for value in front[0].values)
-    states = ", ".join(
-        f"{len(study.get_trials(states=[state]))} {state.name.lower()}"
-        for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-    )
+    states = ", ".join(f"{len(study.get_trials(states=[s]))} {name}" for s, name in STATES.items())
     shown = [
         [trial.user_attrs[key] for key in ("experiment", *COLUMNS)] + [*trial.params.values()]
         for trial in ranked[:SHOWN]
@@ -104,5 +106,6 @@ def _fronts(complete: list[FrozenTrial], metrics: list[str]) -> None:
         for i in front:
             name = trials[i].user_attrs["experiment"].rpartition("-")[2]
             panel.annotate(name, (x[i], y[i]), xytext=(4, 4), textcoords="offset points")
+        panel.margins(0.1)  # for the names at the edge
         panel.set_xlabel(COLUMNS[cost])
     panels[0].set_ylabel(COLUMNS[quality])
