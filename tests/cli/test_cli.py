@@ -211,8 +211,10 @@ def test_writes_the_format_of_the_suffix_and_no_other_file(run: Run, folder: Pat
 
 
 def test_ctrl_c_and_a_closed_pipe_end_quietly(folder: Path) -> None:
-    write_archive(folder / "many.zip", {f"{i}.png": photo("Red") for i in range(20_000)})
-    command = [*SIGNS, *with_classifier(folder, "predict", "many.zip")]
+    red = photo("Red")
+    write_archive(folder / "many.zip", {f"{i}.png": red for i in range(20_000)})
+    # Ten times the same, so that a busy machine sends the signal before all is read.
+    command = [*SIGNS, *with_classifier(folder, "predict", *["many.zip"] * 10)]
     options: Any = {"cwd": folder, "env": ENVIRONMENT, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, stdout=subprocess.PIPE, **options) as process:
         assert process.stdout.readline().startswith(b"file,")
