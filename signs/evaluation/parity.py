@@ -4,9 +4,12 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pandas as pd
 
 from signs.errors import UserError
-from signs.inference.classifier import Classifier, Inputs, probabilities, run, session
+from signs.evaluation import metrics
+from signs.inference.classifier import MODEL, Classifier, Inputs, probabilities, run, session
+from signs.paths import CLASSIFIER
 
 # Enough to meet a difference; Keras needs seconds for them where ONNX Runtime needs one.
 IMAGES = 1000
@@ -52,3 +55,22 @@ def compare(
         "onnx_max_difference": float(f"{10 ** np.ceil(np.log10(max(difference, 1e-12))):.0e}"),
         "same_predictions": float(same),
     }
+
+
+def formats(
+    model: Classifier, onnx_file: Path, samples: pd.DataFrame, images: Inputs
+) -> dict[str, dict[str, float]]:
+    """The deployed classifier beside the ONNX file of floats, by "int8" and "float32".
+
+    Of each: accuracy, ece and accepted, as of `metrics.with_coverage`, on prepared images and their
+    samples; megabytes. Empty if the classifier is one of floats itself.
+    """
+    if model.metadata.provenance["precision"] != "int8":
+        return {}
+    table = {}
+    for name, file in {"int8": CLASSIFIER / MODEL, "float32": onnx_file}.items():
+        logits = run(session(file.read_bytes()), images)
+        found = metrics.with_coverage(samples, logits, model)
+        table[name] = {key: found[key] for key in ("accuracy", "ece", "accepted")}
+        table[name]["megabytes"] = round(file.stat().st_size / 1e6, 3)
+    return table

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 from signs.errors import UserError
 from signs.evaluation import parity
 from signs.inference.classifier import MODEL
+from signs.paths import CLASSIFIER
 from tests.inference.small import MEANS, load, model
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (1200, 8, 8, 3), np.uint8)
@@ -58,3 +60,18 @@ def test_a_damaged_keras_model_is_named(keras_file: Path, tmp_path: Path) -> Non
     damaged.write_bytes(keras_file.read_bytes()[:2000])
     with pytest.raises(UserError, match=r"damaged\.keras cannot be read.*dvc repro -f train"):
         parity.compare(load(tmp_path), tmp_path / MODEL, damaged, IMAGES, allowed=1e-3)
+
+
+def test_integers_are_compared_with_floats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    deployed, floats = load(CLASSIFIER), load(tmp_path / "floats", model(bias=(0, 0, 0, 9)))
+    labels = deployed.logits(IMAGES).argmax(axis=1)
+    samples = pd.DataFrame({"label": labels, "group": ""})
+    of_floats = tmp_path / "floats" / MODEL
+    assert parity.formats(deployed, of_floats, samples, IMAGES) == {}
+    deployed.metadata.provenance["precision"] = "int8"
+    found = parity.formats(deployed, of_floats, samples, IMAGES)
+    assert found["int8"]["accuracy"] == 1
+    same = (floats.logits(IMAGES).argmax(axis=1) == labels).mean()
+    assert found["float32"]["accuracy"] == pytest.approx(same, abs=1e-5)
+    assert found["float32"].keys() == {"accuracy", "ece", "accepted", "megabytes"}

@@ -22,6 +22,7 @@ PROVENANCE = {
     "data": "digest",
     "params": {"split": {"fold": 0}},
     "auxiliary_outliers": ["BUS lane"],
+    "precision": "float32",
 }
 
 

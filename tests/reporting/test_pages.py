@@ -159,6 +159,18 @@ def test_external_set_and_ensemble_are_shown_if_they_were_measured(run: Path) ->
     )
 
 
+def test_what_integers_cost_is_shown_if_they_are_deployed(run: Path) -> None:
+    assert "integers cost" not in page(run)[0]
+    integers = {"accuracy": 0.9871, "ece": 0.0071, "accepted": 0.9851, "megabytes": 0.76}
+    floats = {"accuracy": 0.9876, "ece": 0.0061, "accepted": 0.9901, "megabytes": 2.752}
+    change(run, "evaluate/details", DETAILS | {"formats": {"int8": integers, "float32": floats}})
+    assert has(
+        page(run)[0],
+        "What 8-bit integers cost",
+        "accuracy 98.71 % 98.76 % ECE 0.0071 0.0061 accepted 98.51 % 99.01 % megabytes 0.76 2.75",
+    )
+
+
 def test_page_without_any_metrics_is_still_a_page(tmp_path: Path) -> None:
     text, tree = page(tmp_path)
     assert not list(tree.iter("img"))
