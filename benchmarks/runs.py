@@ -70,7 +70,8 @@ class Page(NamedTuple):
         processors = "; ".join(f"{kind} ({', '.join(ids)})" for kind, ids in machines.items())
         changed = table["digest"] != table.index.map(self._digest)
         table["commit"] += changed.map({True: ", of earlier code", False: ""})
-        table["accuracy"] = "**" + table["accuracy"] + "**"
+        if "accuracy" in table:
+            table["accuracy"] = "**" + table["accuracy"] + "**"
         table = table.drop(columns=["processor", "digest"]).reset_index()
         cells = [table.columns, ["---"] * len(table.columns), *table.to_numpy()]
         rows = "\n".join(f"| {' | '.join(row)} |" for row in cells)

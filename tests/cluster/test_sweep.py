@@ -17,7 +17,7 @@ from tests.pipeline.conftest import Project, blank  # noqa: F401
 
 pytestmark = pytest.mark.timeout(2400)
 
-TRIALS, EPOCHS = 4, 30
+TRIALS, EPOCHS = 5, 60  # enough that trials are left when the next host is there
 SWEEP = {
     "metric": "validation_loss",
     "trials": TRIALS,
