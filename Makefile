@@ -63,7 +63,7 @@ data: setup  ## Fetch the real photos from their public sources
 	@$(BIN)/signs download && $(BIN)/dvc commit --quiet --force data.dvc
 
 experiments: setup  ## Compare the experiments run so far, best on validation photos first
-	@$(BIN)/dvc exp show --only-changed --precision 4 --sort-by best.validation_loss \
+	@$(BIN)/dvc exp show --only-changed --precision 4 --sort-by validation.loss \
 		--drop '$(HIDDEN_COLUMNS)' $(ARGS)
 
 queue: setup  ## Run what `dvc exp run --queue` queued, in the background (JOBS=2: side by side)

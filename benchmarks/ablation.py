@@ -32,11 +32,10 @@ def _text(settings: dict[str, Any]) -> str:
 def _metrics(reference: str) -> dict[str, str]:
     trained = json.loads(runs.read(reference, "metrics/train/metrics.json"))
     timing = json.loads(runs.read(reference, "metrics/timing.json"))
-    best = trained["best"]
     return {
-        "accuracy": f"{best['validation_accuracy']:.2%}",
-        "log loss": f"{best['validation_loss']:.4f}",
-        "epoch": f"{best['epoch']} of {trained['step']}",
+        "accuracy": f"{trained['validation']['accuracy']:.2%}",
+        "log loss": f"{trained['validation']['loss']:.4f}",
+        "epoch": f"{trained['step']} of {trained['step']}",  # earlier code took the best one
         "training": f"{trained['train']['accuracy']:.2%}",
         "parameters": f"{trained['parameters']:,}",
         "minutes": f"{timing['minutes']:.1f}",

@@ -21,7 +21,7 @@ from signs.training.loop import Training
 
 
 def train() -> None:
-    """Train the chosen network on the prepared images; export its best epoch."""
+    """Train the chosen network on the prepared images; export it as it is after the last epoch."""
     settings = params.load()
     data = arrays.load()
     network, recipe = settings.train.network, settings.train.recipe

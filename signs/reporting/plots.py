@@ -155,27 +155,26 @@ def plot_recall(classes: pd.DataFrame, path: Path) -> None:
 def plot_curves(curves: pd.DataFrame, path: Path) -> None:
     """Save the training curves: one row an epoch, columns as `pictures.CURVES` names them."""
     epoch = np.arange(1, len(curves) + 1)
-    best = int(curves["validation/loss"].fillna(np.inf).to_numpy(float).argmin())
     with style.saved(path, 1100, 360, "constrained") as figure:
         panels = figure.subplots(1, 3, width_ratios=[3, 3, 2])
         for axes, what in zip(panels, ("loss", "accuracy"), strict=False):
             for part, colour in (("train", GREY), ("validation", BLUE)):
                 values = curves[f"{part}/{what}"].to_numpy(float)
                 axes.plot(epoch, values, color=colour, marker="o", markersize=3, label=part)
-            axes.plot(epoch[best], values[best], "o", color=BLUE, markersize=8, fillstyle="none")
         panels[0].legend(loc="upper right")
-        panels[0].set(title=f"Loss: least in epoch {epoch[best]}", ylim=(0, None))
+        panels[0].set(
+            title=f"Loss: {curves['validation/loss'].iloc[-1]:.4f} at the end", ylim=(0, None)
+        )
         # The first epochs would squeeze what matters into a thin line.
         settled = curves[["train/accuracy", "validation/accuracy"]].iloc[len(curves) // 4 :]
         lowest = float(settled.min().min())
         bottom = np.floor(20 * lowest - 0.5) / 20 if lowest > 0.05 else 0
-        accuracy = 100 * curves["validation/accuracy"].iloc[best]
-        panels[1].set(title=f"Accuracy: {accuracy:.2f} % in that epoch", ylim=(bottom, 1.005))
+        accuracy = 100 * curves["validation/accuracy"].iloc[-1]
+        panels[1].set(title=f"Accuracy: {accuracy:.2f} % at the end", ylim=(bottom, 1.005))
         panels[1].yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         panels[2].plot(epoch, curves["learning_rate"], color=GREY, marker="o", markersize=3)
         panels[2].set(title="Learning rate", ylim=(0, None))
         for axes in panels:
-            axes.axvline(epoch[best], color=BLUE, linewidth=0.8, linestyle=(0, (2, 3)))
             axes.set(xlim=(epoch[0] - 0.5, epoch[-1] + 0.5), xlabel="epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.grid(axis="y")

@@ -278,10 +278,8 @@ class Training(tune.Trainable):
         return [float(line.split("\t")[-1]) for line in lines if line.endswith("\n")]
 
     def _metrics(self, epoch: int = 0) -> dict[str, float]:
-        """Validation metrics of an epoch, counted from 1; 0: of the best."""
-        losses = self._curve("validation_loss")
-        chosen = epoch or losses.index(min(losses)) + 1
-        return {metric: self._curve(metric)[chosen - 1] for metric in CURVES}
+        """Validation metrics of an epoch, counted from 1; 0: of the last."""
+        return {metric: self._curve(metric)[epoch - 1] for metric in CURVES}
 
     def _costs(self) -> dict[str, float]:
         """Minutes of training, megabytes of the model, milliseconds of a prediction on a core."""

@@ -5,7 +5,6 @@ train stage names it by its fingerprint: other data, parameters or code never us
 """
 
 import json
-import math
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,8 +14,7 @@ import keras
 from signs.paths import TRAIN_METRICS
 
 ROOT = Path(".resume")
-MODEL, BEST_WEIGHTS = "model.keras", "best.weights.h5"
-METRICS, PROGRESS = "metrics", "progress.json"
+MODEL, METRICS, PROGRESS = "model.keras", "metrics", "progress.json"
 
 
 @dataclass
@@ -24,24 +22,16 @@ class Progress:
     """What a training remembers from epoch to epoch."""
 
     epoch: int = 0
-    best_epoch: int = 0
-    best_accuracy: float = -1.0
-    best_loss: float = math.inf
     seconds: float = 0.0
     validation_seconds: float = 0.0
 
 
-def save(state: Path, model: keras.Model, progress: Progress, is_best: bool) -> None:
+def save(state: Path, model: keras.Model, progress: Progress) -> None:
     """Keep all that the next epoch needs; the state before goes once this one is whole."""
-    before = latest(state)
     unfinished = state / "unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     model.save(unfinished / MODEL)
-    if is_best or not before:
-        model.save_weights(unfinished / BEST_WEIGHTS)
-    else:
-        shutil.copy2(before / BEST_WEIGHTS, unfinished / BEST_WEIGHTS)
     shutil.copytree(TRAIN_METRICS, unfinished / METRICS)
     (unfinished / PROGRESS).write_text(json.dumps(asdict(progress)), encoding="utf-8")
     whole = unfinished.replace(state / f"{progress.epoch:05d}")

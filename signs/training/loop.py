@@ -1,4 +1,8 @@
-"""The training loop: epoch by epoch, and the state is saved after each."""
+"""The training loop: epoch by epoch, and the state is saved after each.
+
+The network of the last epoch is deployed: the learning rate has fallen to 0 by then. Which epoch is
+best on the photos that validate is decided by two or three signs there.
+"""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -44,19 +48,11 @@ class Training:
         self._bar = bar(self._recipe.epochs * steps, "train", " steps", progress.epoch * steps)
 
     def run(self) -> None:
-        """Run the epochs that are left; leaves the best epoch's weights in the model."""
+        """Run the epochs that are left."""
         while self._progress.epoch < self._recipe.epochs:
             self.run_epoch()
         self._bar.close()
-        newest = checkpoint.latest(self._state)
-        assert newest is not None
-        self._model.load_weights(newest / checkpoint.BEST_WEIGHTS)
         self._live.summary["parameters"] = self._model.count_params()
-        self._live.summary["best"] = {
-            "epoch": self._progress.best_epoch,
-            "validation_accuracy": self._progress.best_accuracy,
-            "validation_loss": self._progress.best_loss,
-        }
         self._live.make_summary()
 
     def run_epoch(self) -> None:
@@ -72,11 +68,6 @@ class Training:
         validation_loss, validation_accuracy = self._validate(epoch, loss)
         progress.validation_seconds += time.monotonic() - validation_started
         progress.epoch = epoch
-        # Not by accuracy: a handful of photos that are right by chance would choose an early epoch.
-        is_best = validation_loss < progress.best_loss
-        if is_best:
-            progress.best_epoch = epoch
-            progress.best_accuracy, progress.best_loss = validation_accuracy, validation_loss
         metrics = {
             "train/loss": loss,
             "train/accuracy": accuracy,
@@ -90,13 +81,13 @@ class Training:
         self._live.make_summary()
         before = progress.seconds
         progress.seconds = before + time.monotonic() - started
-        checkpoint.save(self._state, self._model, progress, is_best)
+        checkpoint.save(self._state, self._model, progress)
         progress.seconds = before + time.monotonic() - started
         seconds_left = progress.seconds / epoch * (self._recipe.epochs - epoch)
         self._bar.write(
             f"epoch {epoch:3}/{self._recipe.epochs}  loss {loss:.4f}  accuracy {accuracy:.4f}  "
             f"validation: loss {validation_loss:.4f}  accuracy {validation_accuracy:.4f}"
-            f"{' *' if is_best else '  '}  {self._bar.format_interval(seconds_left)} left"
+            f"  {self._bar.format_interval(seconds_left)} left"
         )
 
     def _fit(self, epoch: int) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from tests.pipeline.conftest import Project, blank  # noqa: F401
 
 pytestmark = pytest.mark.timeout(2400)
 
-TRIALS, EPOCHS = 5, 60  # enough that trials are left when the next host is there
+TRIALS, EPOCHS = 5, 120  # enough that trials are left when the next host is there
 SWEEP = {
     "metric": "validation_loss",
     "trials": TRIALS,
@@ -143,7 +143,11 @@ def test_hosts_and_servers_die_and_every_trial_is_there_once(
     assert running.poll() is None, head.log()
 
     # Then the host where the sweep was started, with its disk.
-    assert wait_until(lambda: epochs_kept(cluster, "tiny-001") >= 2, 300), head.log()
+    def both_are_kept() -> bool:
+        trials = [trial_on(host) for host in (head, other)]
+        return all(trials) and all(epochs_kept(cluster, trial) >= 2 for trial in trials)
+
+    assert wait_until(both_are_kept, 300), head.log()
     head.kill()
     last = cluster.add_host()
     give_key(cluster, last)

@@ -95,8 +95,8 @@ def test_a_queue_of_four_on_the_real_photos_of_signs_runs_to_its_end(tmp_path):
         (0.01, 0.02),
     ]
     for each in found:
-        metrics = each["metrics"]["metrics/train/metrics.json"]["data"]["best"]
-        assert 0 <= metrics["validation_accuracy"] <= 1
+        metrics = each["metrics"]["metrics/train/metrics.json"]["data"]["validation"]
+        assert 0 <= metrics["accuracy"] <= 1
     # No test photo was used.
     stages = [line for line in project.notes() if line.startswith("-m stages.")]
     assert stages.count("-m stages.train") == 4

@@ -96,7 +96,7 @@ def test_a_killed_sweep_continues_and_the_gate_decides_on_its_winner(done):
     shown = json.loads(done.dvc("exp", "show", "--json").succeeds())
     trials = [experiment["revs"][0]["data"] for experiment in shown[1]["experiments"]]
     measured = [trial["metrics"]["metrics/train/metrics.json"]["data"] for trial in trials]
-    losses = [metrics["best"]["validation_loss"] for metrics in measured]
+    losses = [metrics["validation"]["loss"] for metrics in measured]
     assert len(losses) == 2
     assert f"validation_loss {min(losses):.4f}" in text.rpartition("Best: ")[2]
     assert not list(done.path(".sweeps/.clones").iterdir())
@@ -189,7 +189,7 @@ def test_several_metrics_and_folds_share_the_machine(done):
         used = yaml.safe_load(done.run("git", "show", f"{found[name]}:params.yaml").text)
         assert used["preprocess"]["split"]["fold"] == fold
         metrics = done.run("git", "show", f"{found[name]}:metrics/train/metrics.json").text
-        accuracies.append(json.loads(metrics)["best"]["validation_accuracy"])
+        accuracies.append(json.loads(metrics)["validation"]["accuracy"])
     page = done.path(".sweeps/tiny.html").read_text()
     assert f">{sum(accuracies) / 2:.4g}</td>" in page
     done.run(*COMMAND, "--promote").fails_with("Name the trial", "--promote 3", "tiny-00")

@@ -36,7 +36,7 @@ AUDIT |= {"train": 1326, "validation": 171, "test": 175, "classes_not_tested": 3
 AUDIT["synthetic"] = {"photos": 0, "classes": 0}
 AUDIT["leaks"] = {"exact": 0, "group": 0, "near": 0, "test_percent": 0.0}
 AUDIT["leaks"]["test_percent_if_split_at_random"] = 84.6
-TRAIN = {"step": 3, "best": {"epoch": 2}, "parameters": 9876}
+TRAIN = {"step": 3, "parameters": 9876}
 CORRUPTED = "".join(
     f"{kind},{level},80,{1 - level / (8 if kind == 'fog' else 20)}\n"
     for kind in corruptions.KINDS

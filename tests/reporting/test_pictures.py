@@ -108,7 +108,7 @@ def test_curves_fall_and_rise(draw: Draw) -> None:
     draw(plots.plot_curves, curves.head(1))
     image = draw(plots.plot_curves, curves)
     for left, sign in ((60, 1), (660, -1)):
-        panel = image[100:450, left : left + 400]  # without the line of the best epoch
+        panel = image[100:450, left : left + 400]
         assert sign * np.corrcoef(where(panel, style.BLUE, 3).T)[0, 1] > 0.4
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from signs.paths import TRAIN_METRICS
 from signs.training import checkpoint
-from signs.training.checkpoint import BEST_WEIGHTS, Progress
+from signs.training.checkpoint import Progress
 
 
 @pytest.fixture
@@ -27,12 +27,12 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("state")
 
 
-def save(state: Path, model: keras.Model, epoch: int, is_best: bool = True) -> None:
+def save(state: Path, model: keras.Model, epoch: int) -> None:
     """The state after an epoch, whose number is the weight and the only metric."""
     model.set_weights([np.full((1, 1), epoch)])
     model.optimizer.iterations.assign(10 * epoch)
     (TRAIN_METRICS / "metrics.json").write_text(str(epoch))
-    checkpoint.save(state, model, Progress(epoch=epoch, best_loss=1 / epoch), is_best)
+    checkpoint.save(state, model, Progress(epoch=epoch, seconds=1 / epoch))
 
 
 def restored(state: Path) -> tuple[int, float, str]:
@@ -41,7 +41,7 @@ def restored(state: Path) -> tuple[int, float, str]:
     model, progress = checkpoint.restore(state)
     assert model is not None
     assert int(model.optimizer.iterations) == 10 * progress.epoch
-    assert progress.best_loss == 1 / progress.epoch
+    assert progress.seconds == 1 / progress.epoch
     assert [file.name for file in TRAIN_METRICS.iterdir()] == ["metrics.json"]
     text = (TRAIN_METRICS / "metrics.json").read_text()
     return progress.epoch, float(model.get_weights()[0].item()), text
@@ -57,15 +57,6 @@ def test_only_the_newest_state_is_kept(state: Path, model: keras.Model) -> None:
         save(state, model, epoch)
         assert restored(state) == (epoch, epoch, str(epoch))
         assert list(state.iterdir()) == [checkpoint.latest(state)]
-
-
-def test_the_best_weights_survive_worse_epochs(state: Path, model: keras.Model) -> None:
-    for epoch, is_best in ((1, False), (2, True), (3, False), (4, False)):
-        save(state, model, epoch, is_best)
-        newest = checkpoint.latest(state)
-        assert newest is not None
-        model.load_weights(newest / BEST_WEIGHTS)
-        assert model.get_weights()[0] == (1 if epoch == 1 else 2)
 
 
 def test_a_kill_while_saving_leaves_the_state_before(
