@@ -99,7 +99,16 @@ class Training(tune.Trainable):
 
     # As of Tune, but for a storage that does not answer.
     save = patient(tune.Trainable.save)
-    restore = patient(tune.Trainable.restore)
+
+    def restore(self, checkpoint_path: Any) -> None:
+        """As of Tune. If the checkpoint was deleted, the trial begins again.
+
+        A newer one replaced it, but the machine that ran the sweep died before it could note that.
+        """
+        try:
+            patient(super().restore)(checkpoint_path)
+        except ValueError as error:
+            print(error, file=sys.stderr)
 
     def setup(self, config: dict[str, Any], job: Job | None = None) -> None:
         """Make the clone; one that is complete stays."""

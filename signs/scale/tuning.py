@@ -36,6 +36,7 @@ TUNE = {
     "TUNE_FORCE_TRIAL_CLEANUP_S": "3",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "5",  # so that the state in the storage is no older than an epoch
 }
 
 

@@ -17,14 +17,14 @@ from tests.pipeline.conftest import Project, blank  # noqa: F401
 
 pytestmark = pytest.mark.timeout(2400)
 
-TRIALS, EPOCHS = 5, 120  # enough that trials are left when the next host is there
+TRIALS, EPOCHS = 5, 24  # enough that trials are left when the next host is there
 SWEEP = {
     "metric": "validation_loss",
     "trials": TRIALS,
     "pruner": "none",
     "cores_per_trial": 1,
     "storage": f"s3://{BUCKET}/sweeps",
-    "settings": {"train.compact.epochs": EPOCHS, "train.compact.steps_per_epoch": 4},
+    "settings": {"train.compact.epochs": EPOCHS, "train.compact.steps_per_epoch": 40},
     "space": {"train.compact.learning_rate": {"low": 0.0001, "high": 0.01, "log": True}},
 }
 FOLDER = f"{TEMP}/project"
