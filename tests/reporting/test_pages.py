@@ -82,7 +82,7 @@ def test_page_tells_all_numbers(run: Path) -> None:
         "Split at random, 84.6 % would have",
         "✓ The exported ONNX model agrees",
         "at most 1e-06. The classifier computes with 8-bit integers and gives the same",
-        "2 of 3",
+        "Epochs 3 the network of the last one is deployed",
         "Parameters 9,876",
         "1 of 3 classes have too few distinct photos",
         "2 a|b.",
