@@ -65,7 +65,7 @@ endpoints = Endpoints(_worker, lambda: _service().openapi_spec.asdict())
     # Ours know all paths, so that clients cannot make up new time series.
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
-    # A quarter of the time of a request, though no trace is kept.
+    # It takes time in each request, though no trace is kept.
     tracing={} if _is_traced() else {"excluded_urls": ".*"},
 )
 @bentoml.asgi_app(application(endpoints))
