@@ -35,7 +35,7 @@ def _metrics(reference: str) -> dict[str, str]:
     return {
         "accuracy": f"{trained['validation']['accuracy']:.2%}",
         "log loss": f"{trained['validation']['loss']:.4f}",
-        "epoch": f"{trained['step']} of {trained['step']}",  # earlier code took the best one
+        "epoch": f"{trained['step']} of {trained['step']}",  # rows of earlier code: the best one
         "training": f"{trained['train']['accuracy']:.2%}",
         "parameters": f"{trained['parameters']:,}",
         "minutes": f"{timing['minutes']:.1f}",

@@ -47,11 +47,12 @@ def _table(reference: str) -> pd.DataFrame:
     with exports.fetched(reference) as folder:
         data, model = arrays.load(folder / paths.PREPARED), Classifier(folder / paths.CLASSIFIER)
         network = keras.models.load_model(folder / paths.KERAS_MODEL)
-        known = _see(network, data.images[data.rows(splits.VALIDATION)])
-        score_of = _scores(_see(network, data.images[data.some_rows(splits.TRAIN, BANK)]))
+        both = _with_features(network)
+        known = _see(both, data.images[data.rows(splits.VALIDATION)])
+        score_of = _scores(_see(both, data.images[data.some_rows(splits.TRAIN, BANK)]))
     rows = {}
     for title, name in SETS.items():
-        unknown = _see(network, _unknown(model, name))
+        unknown = _see(both, _unknown(model, name))
         for score, of in score_of.items():
             inside, outside = of(known), of(unknown)
             rows[score, title] = {
@@ -62,11 +63,16 @@ def _table(reference: str) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _see(network: keras.Model, prepared: Inputs) -> Seen:
+def _with_features(network: keras.Model) -> keras.Model:
+    """The network, but with features (N, F) and logits (N, classes) as one output."""
     last = network.get_layer("logits")
     both = keras.layers.Concatenate()([last.input, last.output])
-    result = predict(keras.Model(network.input, both), prepared)
-    features = last.input.shape[1]
+    return keras.Model(network.input, both)
+
+
+def _see(network: keras.Model, prepared: Inputs) -> Seen:
+    result = predict(network, prepared)
+    features = network.get_layer("logits").input.shape[1]
     return Seen(result[:, :features], result[:, features:])
 
 

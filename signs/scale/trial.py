@@ -109,6 +109,7 @@ class Training(tune.Trainable):
             patient(super().restore)(checkpoint_path)
         except ValueError as error:
             print(error, file=sys.stderr)
+            self._iteration = 0  # Tune has set it; ASHA would compare other epochs
 
     def setup(self, config: dict[str, Any], job: Job | None = None) -> None:
         """Make the clone; one that is complete stays."""

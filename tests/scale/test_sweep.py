@@ -7,9 +7,12 @@ import optuna
 import pytest
 import yaml
 from optuna.trial import TrialState
+from ray import tune
+from ray.tune.trainable.trainable import _TrainingResult
 
 from signs.params import ParamsError
 from signs.scale import sweep, sweep_report
+from signs.scale.trial import Training
 
 RATE = "train.compact.learning_rate"
 GOOD: dict[str, Any] = {
@@ -125,3 +128,11 @@ def test_the_report_needs_no_other_file(tmp_path, metrics):
     assert page.count('src="data:image/png;base64,') == 5
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
+
+
+def test_a_trial_whose_checkpoint_is_gone_begins_again(tmp_path):
+    # The state of a sweep whose machine died may name one that a newer one has replaced.
+    trial = Training.__new__(Training)
+    gone = tune.Checkpoint.from_directory(tmp_path / "gone")
+    trial.restore(_TrainingResult(gone, {"training_iteration": 7}))
+    assert trial.iteration == 0
