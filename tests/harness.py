@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import botocore.session
 import psutil
@@ -103,7 +103,12 @@ class Outcome:
 
 
 class Running:
-    """A command in a process group of its own, as a terminal starts it."""
+    """A command in a process group of its own, as a terminal starts it.
+
+    What waits for it fails after `patience` seconds, and shows where Python's processes hang.
+    """
+
+    patience = 300.0
 
     def __init__(
         self, command: Sequence[str], folder: Path, environment: Mapping[str, str], log: Path
@@ -113,7 +118,7 @@ class Running:
             self.process = subprocess.Popen(
                 command,
                 cwd=folder,
-                env=environment,
+                env={**environment, "PYTHONFAULTHANDLER": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -130,6 +135,8 @@ class Running:
         """Wait for something that the command does; fails if it ends before."""
         while not condition():
             assert self.process.poll() is None, self.text
+            if not self._seconds_left():
+                self._give_up()
             time.sleep(0.005)
 
     def signal(self, number: int) -> None:
@@ -138,7 +145,21 @@ class Running:
 
     def wait(self) -> Outcome:
         """The outcome, once the command has ended."""
-        return Outcome(self.process.wait(), self.text, time.monotonic() - self._begun)
+        try:
+            rc = self.process.wait(self._seconds_left())
+        except subprocess.TimeoutExpired:
+            self._give_up()
+        return Outcome(rc, self.text, time.monotonic() - self._begun)
+
+    def _seconds_left(self) -> float:
+        return max(0, self.patience - (time.monotonic() - self._begun))
+
+    def _give_up(self) -> NoReturn:
+        for number in (signal.SIGABRT, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                self.signal(number)
+            time.sleep(1)
+        pytest.fail(f"It has not ended after {self.patience:.0f} s:\n{self.text}")
 
     def leaves_nothing_behind(self) -> bool:
         """Whether all processes of the group end too; Python's resource tracker is slower."""

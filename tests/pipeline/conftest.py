@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import yaml
 
 from signs import params
-from tests.harness import Outcome, Repository, copy_checkout
+from tests.harness import Outcome, Repository, Running, copy_checkout
 
 # Files that a clone in which the pipeline has never run does not have.
 LEFT_OUT = ("dvc.lock", "metrics/", "tests/")
@@ -118,6 +119,13 @@ def _write_photos(folder: Path, side: int = 24) -> None:
         for number in range(PHOTOS):
             file = folder / f"{class_id}/{number:03d}.png"
             file.write_bytes(cv2.imencode(".png", photo(class_id, number, side))[1].tobytes())
+
+
+@pytest.fixture(autouse=True)
+def patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands of long tests may run as long as their test may."""
+    if request.node.get_closest_marker("long"):
+        monkeypatch.setattr(Running, "patience", threading.TIMEOUT_MAX)
 
 
 @pytest.fixture(scope="session")

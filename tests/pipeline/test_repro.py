@@ -10,7 +10,7 @@ import pytest
 import yaml
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 STAGES = ["synthesize", "preprocess", "train", "evaluate", "report"]
 

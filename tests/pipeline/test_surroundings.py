@@ -13,7 +13,7 @@ import pytest
 from tests.harness import Outcome
 from tests.pipeline.test_interrupted import results
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 WITHOUT_NETWORK = ["unshare", "--map-root-user", "--net"]
 TEN_YEARS = 10 * 365 * 24 * 3600

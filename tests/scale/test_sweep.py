@@ -7,12 +7,9 @@ import optuna
 import pytest
 import yaml
 from optuna.trial import TrialState
-from ray import tune
-from ray.tune.trainable.trainable import _TrainingResult
 
 from signs.params import ParamsError
 from signs.scale import sweep, sweep_report
-from signs.scale.trial import Training
 
 RATE = "train.compact.learning_rate"
 GOOD: dict[str, Any] = {
@@ -131,6 +128,12 @@ def test_the_report_needs_no_other_file(tmp_path, metrics):
 
 
 def test_a_trial_whose_checkpoint_is_gone_begins_again(tmp_path):
+    # Not above: Ray reads its variables when it is imported, and test_bulk.py sets them first.
+    from ray import tune
+    from ray.tune.trainable.trainable import _TrainingResult
+
+    from signs.scale.trial import Training
+
     # The state of a sweep whose machine died may name one that a newer one has replaced.
     trial = Training.__new__(Training)
     gone = tune.Checkpoint.from_directory(tmp_path / "gone")

@@ -197,6 +197,7 @@ def test_a_frame_drawn_with_the_mouse_shows_where_the_sign_is(page: Page) -> Non
     page.set_input_files("#files", file(street()))
     expect(page.locator("#cards h2")).to_have_text("Blue")
     page.get_by_role("button", name="Mark the sign").click()
+    expect(page.locator("#canvas")).to_be_focused()
     box = page.locator("#street").bounding_box()
     assert box is not None
     scale = box["width"] / 400
@@ -227,6 +228,7 @@ def test_a_frame_can_be_moved_by_keyboard(page: Page) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#cards h2")).to_have_text(["Green", "Blue"])
     page.get_by_role("button", name="Mark the sign").first.press("Enter")
+    expect(page.locator("#canvas")).to_be_focused()
     page.keyboard.press("Escape")
     expect(page.locator("#marker")).to_be_hidden()
 
@@ -237,6 +239,7 @@ def test_a_frame_can_be_drawn_with_a_finger(browser: Browser, server: str) -> No
     page.goto(server)
     page.set_input_files("#files", file(street()))
     page.get_by_role("button", name="Mark the sign").tap()
+    expect(page.locator("#canvas")).to_be_focused()
     box = page.locator("#street").bounding_box()
     assert box is not None
     scale = box["width"] / 400
