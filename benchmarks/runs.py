@@ -66,7 +66,8 @@ class Page(NamedTuple):
         table = self._rows()
         listed = [title for title in self.experiments if title in table.index]
         table = table.loc[[*listed, *table.index.difference(listed, sort=False)]]
-        machines = table["commit"].groupby(table["processor"], sort=False).unique()
+        each = table.assign(commit=table["commit"].str.split(", ")).explode("commit")
+        machines = each.groupby("processor", sort=False)["commit"].unique()
         processors = "; ".join(f"{kind} ({', '.join(ids)})" for kind, ids in machines.items())
         changed = table["digest"] != table.index.map(self._digest)
         table["commit"] += changed.map({True: ", of earlier code", False: ""})
