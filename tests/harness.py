@@ -108,7 +108,7 @@ class Running:
     What waits for it fails after `patience` seconds, and shows where Python's processes hang.
     """
 
-    patience = 300.0
+    patience = 240.0  # less than any test's own limit, which would not say where it hangs
 
     def __init__(
         self, command: Sequence[str], folder: Path, environment: Mapping[str, str], log: Path
