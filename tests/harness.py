@@ -72,6 +72,11 @@ def free_port() -> int:
     return free_ports(1)[0]
 
 
+def heed_ctrl_c() -> None:
+    """In a new process: tests that a shell runs in the background inherit that Ctrl-C is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def kill_tree(pid: int) -> None:
     """SIGKILL to a process and all that it started, whatever group they are in."""
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -123,8 +128,7 @@ class Running:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                # A shell that starts the tests in the background lets them ignore Ctrl-C.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+                preexec_fn=heed_ctrl_c,
             )
 
     @property

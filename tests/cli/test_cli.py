@@ -19,6 +19,7 @@ import pytest
 
 from signs import cli, paths
 from tests.conftest import ROOT, copy_service, photo
+from tests.harness import heed_ctrl_c
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
 SIGNS = [sys.executable, "-m", "signs"]
@@ -221,6 +222,7 @@ def test_ctrl_c_and_a_closed_pipe_end_quietly(folder: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+    options["preexec_fn"] = heed_ctrl_c
     with subprocess.Popen([*command, "--output", "many.csv"], **options) as process:
         while not list(folder.glob(".many.csv*")):
             assert process.poll() is None

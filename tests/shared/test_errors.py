@@ -1,10 +1,11 @@
 """Ctrl-C ends a stage, also where Python loses its exception."""
 
-import signal
 import subprocess
 import sys
 
 import pytest
+
+from tests.harness import heed_ctrl_c
 
 STAGE = """
 import os, signal
@@ -40,7 +41,7 @@ def test_ctrl_c_in_a_finalizer(tidies, expected):
         text=True,
         check=False,
         timeout=60,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=heed_ctrl_c,
     )
     found = (done.returncode, done.stdout, done.stderr)
     assert found[: len(expected)] == expected
