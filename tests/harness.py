@@ -73,7 +73,7 @@ def free_port() -> int:
 
 
 def heed_ctrl_c() -> None:
-    """In a new process: tests that a shell runs in the background inherit that Ctrl-C is ignored."""
+    """Undo, in a new process, that a shell in the background lets its children ignore Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
