@@ -51,7 +51,7 @@ def evaluate() -> None:
         for name, rows in (("validation", ~tested), ("test", tested))
     }
     test = samples[tested]
-    more["formats"] = parity.formats(model, paths.FLOAT_MODEL, test, inputs[tested])
+    more["formats"] = parity.formats(model, logits[tested], paths.FLOAT_MODEL, test, inputs[tested])
     correct = test["label"] == logits[tested].argmax(axis=1)
     _write_table(slices.measure(photos, test, correct), "slices.csv")
     if count := settings.corruption_photos:

@@ -33,8 +33,9 @@ def preprocess() -> None:
         dataset.problems += audit.find_label_conflicts(samples)
         audit.assign_splits(samples, thumbnails, split)
         metrics = audit.compute(samples, thumbnails, split)
-        metrics["synthetic"] = auxiliary.add_synthetic(settings, labels, samples, staging)
-        outlier_names = auxiliary.add_outliers(settings, labels, staging)
+        synthetic = auxiliary.add_synthetic(settings, labels, samples, staging)
+        metrics["synthetic"] = synthetic
+        outlier_names = auxiliary.add_outliers(settings, labels, synthetic["photos"] > 0, staging)
         audit.write(PREPROCESS_METRICS, metrics, samples, labels, dataset)
         audit.refuse_bad_data(metrics, dataset.problems, settings.preprocess, PREPROCESS_METRICS)
         arrays.write_tables(staging, samples, labels)

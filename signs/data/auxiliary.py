@@ -56,10 +56,17 @@ def add_synthetic(
     return {"photos": len(kept), "classes": len(np.unique(kept))}
 
 
-def add_outliers(settings: Params, labels: pd.DataFrame, folder: Path) -> list[str]:
-    """Write auxiliary_outliers.npy, empty if none are wanted; returns what it shows, sorted."""
+def add_outliers(
+    settings: Params, labels: pd.DataFrame, with_synthetic: bool, folder: Path
+) -> list[str]:
+    """Write auxiliary_outliers.npy, empty if none are wanted; returns what it shows, sorted.
+
+    A data set without any synthetic photo of its classes gets none: outliers are synthetic, and
+    would teach what "synthetic" looks like.
+    """
     path = folder / arrays.AUXILIARY_OUTLIERS
-    if not settings.train.recipe.auxiliary_outlier_share:
+    with_synthetic = with_synthetic or settings.dataset == SYNTHETIC
+    if not (settings.train.recipe.auxiliary_outlier_share and with_synthetic):
         create_array(path, (0, *settings.images.shape))
         return []
     outliers = layouts.read(AUXILIARY_OUTLIERS)

@@ -8,7 +8,15 @@ import pandas as pd
 
 from signs.errors import UserError
 from signs.evaluation import metrics
-from signs.inference.classifier import MODEL, Classifier, Inputs, probabilities, run, session
+from signs.inference.classifier import (
+    MODEL,
+    Classifier,
+    Inputs,
+    Logits,
+    probabilities,
+    run,
+    session,
+)
 from signs.paths import CLASSIFIER
 
 # Enough to meet a difference; Keras needs seconds for them where ONNX Runtime needs one.
@@ -58,19 +66,21 @@ def compare(
 
 
 def formats(
-    model: Classifier, onnx_file: Path, samples: pd.DataFrame, images: Inputs
+    model: Classifier, logits: Logits, onnx_file: Path, samples: pd.DataFrame, images: Inputs
 ) -> dict[str, dict[str, float]]:
     """The deployed classifier beside the ONNX file of floats, by "int8" and "float32".
 
     Of each: accuracy, ece and accepted, as of `metrics.with_coverage`, on prepared images and their
-    samples; megabytes. Empty if the classifier is one of floats itself.
+    samples; megabytes. Empty if the classifier is one of floats itself. `logits` are what it gives
+    for the images, float32 (N, classes).
     """
     if model.metadata.provenance["precision"] != "int8":
         return {}
     table = {}
-    for name, file in {"int8": CLASSIFIER / MODEL, "float32": onnx_file}.items():
-        logits = run(session(file.read_bytes()), images)
-        found = metrics.with_coverage(samples, logits, model)
+    floats = run(session(onnx_file.read_bytes()), images)
+    compared = {"int8": (CLASSIFIER / MODEL, logits), "float32": (onnx_file, floats)}
+    for name, (file, given) in compared.items():
+        found = metrics.with_coverage(samples, given, model)
         table[name] = {key: found[key] for key in ("accuracy", "ece", "accepted")}
         table[name]["megabytes"] = round(file.stat().st_size / 1e6, 3)
     return table

@@ -1,7 +1,7 @@
 """The training loop: epoch by epoch, and the state is saved after each.
 
-The network of the last epoch is deployed: the learning rate has fallen to 0 by then. Which epoch is
-best on the photos that validate is decided by two or three signs there.
+The network of the last epoch is deployed. A cosine schedule ends with a learning rate of 0. Which
+epoch is best on the photos that validate is decided by two or three signs there.
 """
 
 import time
@@ -106,9 +106,9 @@ class Training:
         return float(history["loss"][-1]), float(history["accuracy"][-1])
 
     def _validate(self, epoch: int, loss: float) -> tuple[float, float]:
-        """Calibrated loss and accuracy on the validation images.
+        """Loss of calibrated probabilities, and accuracy, on the validation images.
 
-        The loss before calibration grows once the learning rate falls, due to label smoothing.
+        Without calibration, the loss would also tell how confident the network is.
         """
         logits = predict(self._model, self._images)
         # The loss that Keras reports is the one before an epoch's last step.

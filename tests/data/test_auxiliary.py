@@ -99,8 +99,16 @@ def test_a_damaged_archive_is_named(folder):
 
 def test_outliers_that_are_classes_of_the_data_set_are_left_out(folder):
     write("auxiliary_outliers", {0: "No sign", 1: "YIELD", 2: "No entry"}, first=12)
-    assert auxiliary.add_outliers(SETTINGS, LABELS, folder) == ["No entry", "No sign"]
+    assert auxiliary.add_outliers(SETTINGS, LABELS, True, folder) == ["No entry", "No sign"]
     assert np.load(folder / arrays.AUXILIARY_OUTLIERS).shape == (4, 32, 32, 3)
     without = settings_with(**{"train.compact.auxiliary_outlier_share": 0.0})
-    assert auxiliary.add_outliers(without, LABELS, folder) == []
+    assert auxiliary.add_outliers(without, LABELS, True, folder) == []
     assert np.load(folder / arrays.AUXILIARY_OUTLIERS).shape == (0, 32, 32, 3)
+
+
+def test_outliers_need_synthetic_photos_of_the_classes(folder):
+    write("auxiliary_outliers", {0: "No sign"}, first=12)
+    assert auxiliary.add_outliers(SETTINGS, LABELS, False, folder) == []
+    assert np.load(folder / arrays.AUXILIARY_OUTLIERS).shape == (0, 32, 32, 3)
+    synthetic = settings_with(dataset="synthetic")
+    assert auxiliary.add_outliers(synthetic, LABELS, False, folder) == ["No sign"]

@@ -65,12 +65,13 @@ def test_a_damaged_keras_model_is_named(keras_file: Path, tmp_path: Path) -> Non
 def test_integers_are_compared_with_floats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     deployed, floats = load(CLASSIFIER), load(tmp_path / "floats", model(bias=(0, 0, 0, 9)))
-    labels = deployed.logits(IMAGES).argmax(axis=1)
+    logits = deployed.logits(IMAGES)
+    labels = logits.argmax(axis=1)
     samples = pd.DataFrame({"label": labels, "group": ""})
     of_floats = tmp_path / "floats" / MODEL
-    assert parity.formats(deployed, of_floats, samples, IMAGES) == {}
+    assert parity.formats(deployed, logits, of_floats, samples, IMAGES) == {}
     deployed.metadata.provenance["precision"] = "int8"
-    found = parity.formats(deployed, of_floats, samples, IMAGES)
+    found = parity.formats(deployed, logits, of_floats, samples, IMAGES)
     assert found["int8"]["accuracy"] == 1
     same = (floats.logits(IMAGES).argmax(axis=1) == labels).mean()
     assert found["float32"]["accuracy"] == pytest.approx(same, abs=1e-5)

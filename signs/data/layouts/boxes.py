@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import yaml
 
 from signs.data.layouts.found import Found, Sign, split_in, split_of
-from signs.data.layouts.tables import Photos, as_json, listed, pixel_region
+from signs.data.layouts.tables import as_json, listed, pixel_region
 from signs.data.layouts.tree import Tree
 
 
@@ -32,7 +32,7 @@ def yolo(tree: Tree) -> Found | None:
     LabelImg, CVAT and Roboflow write it, too; text files may lie beside the photos.
     """
     found, texts = Found([]), set(tree.named(".txt"))
-    for photo in tree.photos:
+    for photo in tree.photos if texts else ():
         path = PurePosixPath(photo)
         folder = re.sub(r"(^|/)images(/|$)", r"\1labels\2", str(path.parent))
         names = [f"{place}/{path.stem}.txt".removeprefix("./") for place in (folder, path.parent)]
@@ -211,9 +211,9 @@ def kitti(tree: Tree) -> Found | None:
 
 def _found(tree: Tree, boxes: Iterable[Box], kind: str) -> Found | None:
     """The signs of boxes; photos without one are noted. None if there are no boxes."""
-    photos, found = Photos(tree), Found([])
+    found = Found([])
     for box in boxes:
-        file = photos.find(box.photo, box.photo)
+        file = tree.find(box.photo, box.photo)
         if file is None:
             found.problems.append((box.photo, f"listed in {kind} but not there"))
             continue

@@ -4,7 +4,6 @@ J. Stallkamp et al., "Man vs. computer", Neural Networks 32 (2012). BelgiumTSC h
 """
 
 import re
-from collections import defaultdict
 from pathlib import PurePosixPath
 
 from signs.data.images import Region
@@ -40,9 +39,7 @@ def official(tree: Tree) -> Found | None:
     if TRAINING in archives and not any(file.startswith(f"{TRAINING}/") for file in tables):
         raise DatasetError(f"{tree.folder / TRAINING} holds no CSV table with regions and classes.")
     found = Found([])
-    photos, by_name = set(tree.photos), defaultdict(list)
-    for file in tree.photos:
-        by_name[PurePosixPath(file).name].append(file)
+    photos = set(tree.photos)
     for table in sorted(tables, key=_is_test):
         if plain("ClassId") not in (columns := tree.columns(table)) and _is_test(table):
             continue  # the test's table as it was before its classes were published
@@ -53,8 +50,8 @@ def official(tree: Tree) -> Found | None:
             name, class_id, region = _values(tree, table, row)
             file = f"{folder}/{name}".lstrip("/")
             split = TEST if _is_test(table) else ""
-            if file not in photos and len(by_name[name]) == 1 and split:
-                (file,) = by_name[name]
+            if file not in photos and len(namesakes := tree.named_photos.get(name, [])) == 1 and split:
+                (file,) = namesakes
             if file not in photos:
                 place = "the archive" if ".zip/" in file.lower() else "the folder"
                 found.problems.append((file, f"listed in {table} but not in {place}"))

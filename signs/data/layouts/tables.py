@@ -1,7 +1,6 @@
 """Layouts in which tables say what photos show."""
 
 import json
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
@@ -19,36 +18,6 @@ BOX = ("xmin", "ymin", "xmax", "ymax")
 CHECKED = 20  # rows whose photos must exist, so that a table is one of photos
 
 
-class Photos:
-    """Finds the photos that tables name in many ways: with folders or without, even as URLs."""
-
-    def __init__(self, tree: Tree) -> None:
-        self._by_name: dict[str, list[str]] = defaultdict(list)
-        for file in tree.photos:
-            path = PurePosixPath(file)
-            self._by_name[path.name].append(file)
-            self._by_name[path.stem].append(file)
-
-    def find(self, name: str, table: str) -> str | None:
-        """The one photo that a table calls so, next to the table if there are several."""
-        path = PurePosixPath(name.replace("\\", "/").partition("?")[0])
-        files = self._by_name.get(path.name, [])
-        if len(files) > 1:
-            # The longest part of the path that still tells something.
-            wanted = [part for part in path.parts if part not in ("/", "..", ".")]
-            for start in range(len(wanted)):
-                end = "/" + "/".join(wanted[start:])
-                if fitting := [file for file in files if f"/{file}".endswith(end)]:
-                    files = fitting
-                    break
-        if len(files) > 1:
-            folder = table.rpartition("/")[0]
-            files = [file for file in files if file.startswith(f"{folder}/" if folder else "")]
-            nearest = min((file.count("/") for file in files), default=0)
-            files = [file for file in files if file.count("/") == nearest]
-        return files[0] if len(files) == 1 else None
-
-
 def photo_tables(tree: Tree) -> Found | None:
     """CSV tables with a photo in each row: its class, or a column of 0 and 1 for each class.
 
@@ -58,15 +27,15 @@ def photo_tables(tree: Tree) -> Found | None:
 
     Columns with pixels (width, height, xmin, ymin, xmax, ymax), a split or a track are read, too.
     """
-    photos, found = Photos(tree), Found([])
+    found = Found([])
     for table in tree.named(".csv", ".tsv"):
-        if not _names_photos(tree, table, photos):
+        if not _names_photos(tree, table):
             continue
         head = dict(zip(tree.columns(table), tree.head(table), strict=True))
         split = split_in(table) or split_of(PurePosixPath(table).stem)
         for row in tree.rows(table):
             name = _first(row, FILE)
-            file = photos.find(name, table)
+            file = tree.find(name, table)
             if file is None:
                 found.problems.append((name, f"listed in {table}, line {row.line}, but not there"))
                 continue
@@ -86,14 +55,14 @@ def fiftyone(tree: Tree) -> Found | None:
         data/a.png
         labels.json: {"classes": ["stop", "yield"], "labels": {"a": 0}}
     """
-    photos, found = Photos(tree), Found([])
+    found = Found([])
     for file in tree.named(".json"):
         content = as_json(tree, file)
         if not (isinstance(content, dict) and {"classes", "labels"} <= set(content)):
             continue
         classes, labels = content["classes"], content["labels"]
         for name, label in labels.items() if isinstance(labels, dict) else ():
-            photo = photos.find(name, file)
+            photo = tree.find(name, file)
             value = label if isinstance(label, int) else None
             if photo is None:
                 found.problems.append((name, f"listed in {file} but not there"))
@@ -110,14 +79,14 @@ def metadata_lines(tree: Tree) -> Found | None:
         train/metadata.jsonl: {"file_name": "a.png", "label": "stop"}
         train/a.png
     """
-    photos, found = Photos(tree), Found([])
+    found = Found([])
     for table in tree.named(".jsonl"):
         for line, text in enumerate(tree.text(table).splitlines(), 1):
             content = _parse(text, f"{tree.folder / table}, line {line}") if text.strip() else {}
             values = {plain(key): str(value) for key, value in content.items()}
             row = Row(line, values)
             name, label = _first(row, FILE), _first(row, LABEL)
-            file = photos.find(name, table) if name else None
+            file = tree.find(name, table) if name else None
             if file and label:
                 found.signs.append(Sign(file, label, split_in(table), _first(row, TRACK)))
             elif content:
@@ -160,13 +129,13 @@ def _parse(text: str, place: str):  # type: ignore[no-untyped-def]
         raise DatasetError(f"{place} is no JSON ({error}). Repair or remove it.") from error
 
 
-def _names_photos(tree: Tree, table: str, photos: Photos) -> bool:
+def _names_photos(tree: Tree, table: str) -> bool:
     """Whether most of the first rows of a table name a photo that is there."""
     columns = tree.columns(table)
     if not set(FILE) & set(columns) or PurePosixPath(table).stem.lower() == "meta":
         return False
     names = [_first(row, FILE) for row, _ in zip(tree.rows(table), range(CHECKED), strict=False)]
-    found = [photos.find(name, table) for name in names]
+    found = [tree.find(name, table) for name in names]
     return 2 * sum(file is not None for file in found) >= len(names) > 0
 
 

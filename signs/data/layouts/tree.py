@@ -5,8 +5,9 @@ import io
 import os
 import re
 import zipfile
+from collections import defaultdict
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -63,6 +64,38 @@ class Tree:
     def named(self, *suffixes: str) -> list[str]:
         """The files with one of these suffixes, in small letters."""
         return [file for file in self.files if file.lower().endswith(suffixes)]
+
+    @cached_property
+    def named_photos(self) -> dict[str, list[str]]:
+        """The photos by their name, with and without its suffix."""
+        photos = defaultdict(list)
+        for file in self.photos:
+            name = file.rpartition("/")[2]
+            photos[name].append(file)
+            photos[os.path.splitext(name)[0]].append(file)
+        return dict(photos)
+
+    def find(self, name: str, table: str) -> str | None:
+        """The one photo that a table calls so, next to the table if there are several.
+
+        Tables name photos in many ways: with folders or without, even as URLs.
+        """
+        path = PurePosixPath(name.replace("\\", "/").partition("?")[0])
+        files = self.named_photos.get(path.name, [])
+        if len(files) > 1:
+            # The longest part of the path that still tells something.
+            wanted = [part for part in path.parts if part not in ("/", "..", ".")]
+            for start in range(len(wanted)):
+                end = "/" + "/".join(wanted[start:])
+                if fitting := [file for file in files if f"/{file}".endswith(end)]:
+                    files = fitting
+                    break
+        if len(files) > 1:
+            folder = table.rpartition("/")[0]
+            files = [file for file in files if file.startswith(f"{folder}/" if folder else "")]
+            nearest = min((file.count("/") for file in files), default=0)
+            files = [file for file in files if file.count("/") == nearest]
+        return files[0] if len(files) == 1 else None
 
     def text(self, file: str) -> str:
         """The text of a file in UTF-8, or in UTF-16 as Excel saves it."""
@@ -164,7 +197,7 @@ def is_litter(name: str) -> bool:
 
 def is_photo(file: str) -> bool:
     """Whether a file counts as a photo, by its suffix."""
-    return PurePosixPath(file).suffix.lower() in SUFFIXES
+    return os.path.splitext(file)[1].lower() in SUFFIXES
 
 
 def plain(name: str) -> str:
