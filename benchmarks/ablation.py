@@ -10,8 +10,17 @@ is a DVC experiment, and one that exists for the present code and settings is no
 import json
 from typing import Any
 
+import pandas as pd
+from dvc.api import DVCFileSystem
+
 from benchmarks import runs
+from signs.data import arrays, splits
 from signs.errors import run_stage
+from signs.evaluation import robustness
+from signs.inference import revisions
+from signs.paths import DATA, PREPARED
+
+CORRUPTED = 200  # validation photos, as many as evaluate.corruption_photos has of the test's
 
 
 def page() -> runs.Page:
@@ -20,7 +29,11 @@ def page() -> runs.Page:
     experiments = {title: {f"ablation {title}": base | variants[title]} for title in variants}
 
     def cells(title: str, references: list[str]) -> dict[str, str]:
-        return {"changes": _text(variants[title]), **_metrics(references[0])}
+        return {
+            "changes": _text(variants[title]),
+            **_metrics(references[0]),
+            "corrupted": f"{_corrupted_accuracy(references[0], base['dataset']):.2%}",
+        }
 
     return runs.Page("ablation", "train", experiments, cells, {"base": _text(base)})
 
@@ -42,6 +55,16 @@ def _metrics(reference: str) -> dict[str, str]:
         "commit": runs.commit(reference),
         "processor": timing["processor"],
     }
+
+
+def _corrupted_accuracy(reference: str, dataset: str) -> float:
+    """Of an experiment's classifier on `CORRUPTED` of its validation photos."""
+    path = (PREPARED / arrays.SAMPLES).as_posix()
+    samples = pd.read_csv(DVCFileSystem(".", rev=reference).open(path))
+    validation = samples[samples["split"] == splits.VALIDATION]
+    model = revisions.classifier_of(reference)
+    table, _ = robustness.measure(model, DATA / dataset, validation, CORRUPTED)
+    return float(table["accuracy"].mean())
 
 
 if __name__ == "__main__":
