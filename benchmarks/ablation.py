@@ -29,11 +29,7 @@ def page() -> runs.Page:
     experiments = {title: {f"ablation {title}": base | variants[title]} for title in variants}
 
     def cells(title: str, references: list[str]) -> dict[str, str]:
-        return {
-            "changes": _text(variants[title]),
-            **_metrics(references[0]),
-            "corrupted": f"{_corrupted_accuracy(references[0], base['dataset']):.2%}",
-        }
+        return {"changes": _text(variants[title]), **_metrics(references[0], base["dataset"])}
 
     return runs.Page("ablation", "train", experiments, cells, {"base": _text(base)})
 
@@ -42,12 +38,13 @@ def _text(settings: dict[str, Any]) -> str:
     return ", ".join(f"`{key}={value}`" for key, value in settings.items()) or "–"
 
 
-def _metrics(reference: str) -> dict[str, str]:
+def _metrics(reference: str, dataset: str) -> dict[str, str]:
     trained = json.loads(runs.read(reference, "metrics/train/metrics.json"))
     timing = json.loads(runs.read(reference, "metrics/timing.json"))
     return {
         "accuracy": f"{trained['validation']['accuracy']:.2%}",
         "log loss": f"{trained['validation']['loss']:.4f}",
+        "corrupted": f"{_corrupted_accuracy(reference, dataset):.2%}",
         "epoch": f"{trained['step']} of {trained['step']}",  # rows of earlier code: the best one
         "training": f"{trained['train']['accuracy']:.2%}",
         "parameters": f"{trained['parameters']:,}",
