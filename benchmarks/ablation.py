@@ -10,17 +10,13 @@ is a DVC experiment, and one that exists for the present code and settings is no
 import json
 from typing import Any
 
-import pandas as pd
-from dvc.api import DVCFileSystem
-
-from benchmarks import runs
+from benchmarks import exports, runs
+from signs import params
 from signs.data import arrays, splits
 from signs.errors import run_stage
 from signs.evaluation import robustness
-from signs.inference import revisions
-from signs.paths import DATA, PREPARED
-
-CORRUPTED = 200  # validation photos, as many as evaluate.corruption_photos has of the test's
+from signs.inference.classifier import Classifier
+from signs.paths import CLASSIFIER, DATA, PREPARED
 
 
 def page() -> runs.Page:
@@ -55,12 +51,13 @@ def _metrics(reference: str, dataset: str) -> dict[str, str]:
 
 
 def _corrupted_accuracy(reference: str, dataset: str) -> float:
-    """Of an experiment's classifier on `CORRUPTED` of its validation photos."""
-    path = (PREPARED / arrays.SAMPLES).as_posix()
-    samples = pd.read_csv(DVCFileSystem(".", rev=reference).open(path))
-    validation = samples[samples["split"] == splits.VALIDATION]
-    model = revisions.classifier_of(reference)
-    table, _ = robustness.measure(model, DATA / dataset, validation, CORRUPTED)
+    """Of a classifier on as many validation photos as evaluation takes of the test's."""
+    with exports.fetched(reference) as folder:
+        data = arrays.load(folder / PREPARED)
+        photos = data.samples.iloc[data.rows(splits.VALIDATION)]
+        count = params.load().evaluate.corruption_photos
+        model = Classifier(folder / CLASSIFIER)
+        table, _ = robustness.measure(model, DATA / dataset, photos, count)
     return float(table["accuracy"].mean())
 
 
