@@ -8,7 +8,7 @@ synthesize  images/s of rendering and writing photos against bare cv2.warpPerspe
 preprocess  images/s of the stage's decoding against bare cv2.imdecode + cv2.resize of the same
             files on the same cores; needs a data set (gtsrb if it is there)
 train       images/s of the stage (sampling, augmentation, logging, checkpoints) against a bare
-            model.fit of the same network on as many images in memory
+            model.fit of the same network, of the layers of Keras, on as many images in memory
 predict     images/s of `signs predict` on an archive against ONNX Runtime alone on prepared
             tensors, on the same cores; needs a classifier and an archive of photos
 pipeline    minutes and peak memory of each stage of the default pipeline, run in a copy
@@ -238,6 +238,7 @@ def compare_train() -> dict[str, Any]:
     from signs.training.checkpoint import Progress
     from signs.training.compile import build
     from signs.training.loop import Training
+    from signs.training.normalization import plain
     from signs.training.sampler import EpochSampler
 
     tf.config.experimental.enable_op_determinism()  # as the stage does; for both sides
@@ -246,7 +247,9 @@ def compare_train() -> dict[str, Any]:
     settings = settings.model_copy(update={settings.network: recipe})
     data = arrays.load()
     images, targets = EpochSampler(data, recipe, settings.seed).sample(0)
-    network = build(settings.network, data, recipe)
+    compiled = build(settings.network, data, recipe)
+    network = plain(compiled)
+    network.compile_from_config(compiled.get_compile_config())
     progress = Progress()
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -264,8 +267,8 @@ def compare_train() -> dict[str, Any]:
             training.run_epoch()
             return progress.seconds - progress.validation_seconds - before
 
-        for compiled in (bare, stage):
-            compiled()
+        for traced in (bare, stage):
+            traced()
         figures = _compare(bare, stage, len(images), TRAIN_ROUNDS)
     return {"network": settings.network, **figures}
 

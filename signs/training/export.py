@@ -19,6 +19,7 @@ from signs.inference.classifier import Inputs, Logits
 from signs.params import Train
 from signs.paths import CLASSIFIER, FLOAT_MODEL, KERAS_MODEL
 from signs.training.loop import predict
+from signs.training.normalization import plain
 from signs.training.quantize import calibration as calibration_images
 from signs.training.quantize import quantize
 
@@ -30,9 +31,7 @@ def save_keras(model: keras.Model, path: Path) -> None:
     model after each run. A zip member without a date is of 1980.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A clone would be compiled like the original: three times as large.
-    inference = type(model).from_config(model.get_config())
-    inference.set_weights(model.get_weights())
+    inference = plain(model)  # compiled, it would be three times as large
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "model.keras"
         inference.save(raw)

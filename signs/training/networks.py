@@ -1,7 +1,7 @@
 """The networks. Input: uint8 images (N, size, size, channels). Output: logits (N, classes).
 
-Only layers that Keras ships, so a saved model needs none of our code. Scaling is part of the
-network, so that nobody who feeds it can scale wrongly.
+Scaling is part of the network, so that nobody who feeds it can scale wrongly. A saved model needs
+none of our code (`normalization.plain`).
 """
 
 from collections.abc import Callable
@@ -9,6 +9,8 @@ from typing import Any
 
 import keras
 from keras import layers
+
+from signs.training.normalization import FusedBatchNormalization
 
 
 def compact(size: int, channels: int, classes: int, width: int) -> keras.Model:
@@ -32,7 +34,7 @@ def _convolve(x: Any, filters: int, stride: int = 1, activate: bool = True, kern
     x = layers.Conv2D(
         filters, kernel, stride, "same", use_bias=False, kernel_initializer="he_normal"
     )(x)
-    x = layers.BatchNormalization(momentum=0.9)(x)
+    x = FusedBatchNormalization(momentum=0.9)(x)
     return layers.ReLU()(x) if activate else x
 
 

@@ -25,6 +25,7 @@ from signs.paths import TRAIN_METRICS
 from signs.training import checkpoint, networks
 from signs.training.compile import build, scope
 from signs.training.loop import Training, predict
+from signs.training.normalization import FusedBatchNormalization
 from tests.training.small import PARAMS, prepared, recipe
 
 half = tf.config.LogicalDeviceConfiguration()
@@ -35,7 +36,8 @@ tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU"
 def tiny(size, channels, classes, width):
     pixels = keras.Input((size, size, channels), dtype="uint8")
     x = layers.Conv2D(4, 3, use_bias=False)(layers.Rescaling(1 / 127.5, offset=-1.0)(pixels))
-    x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x)))
+    x = layers.ReLU()(FusedBatchNormalization(momentum=0.9)(x))
+    x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(pixels, layers.Dense(classes)(x))
 
 
