@@ -46,7 +46,7 @@ JOBS = 1
 ##@ Run
 .PHONY: pipeline data experiments queue sweep sweep-promote
 .PHONY: benchmark benchmark-serving benchmark-soak benchmark-scale benchmark-sweep peers transfer results
-.PHONY: ablation ood exports pretrained export wheel notebook
+.PHONY: ablation synthesis ood exports pretrained export wheel notebook
 
 pipeline: setup  ## Run the whole pipeline and print its metrics (the default)
 	@$(BIN)/dvc repro $(ARGS)
@@ -100,6 +100,9 @@ peers: setup-dev  ## Compare with other people's classifiers, for docs/peers.md 
 
 ablation: setup  ## Compare settings on validation photos (long)
 	@$(BIN)/python -m benchmarks.ablation $(ARGS)
+
+synthesis: setup  ## Compare settings of the renderer on real photos, for docs/synthesis.md (long)
+	@$(BIN)/python -m benchmarks.synthesis $(ARGS)
 
 ood: setup  ## Compare scores that tell unknown signs from known ones, for docs/ood.md (minutes)
 	@$(BIN)/python -m benchmarks.ood $(ARGS)

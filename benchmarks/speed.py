@@ -8,7 +8,7 @@ synthesize  images/s of rendering and writing photos against bare cv2.warpPerspe
 preprocess  images/s of the stage's decoding against bare cv2.imdecode + cv2.resize of the same
             files on the same cores; needs a data set (gtsrb if it is there)
 train       images/s of the stage (sampling, augmentation, logging, checkpoints) against a bare
-            model.fit of the same network, of the layers of Keras, on as many images in memory
+            model.fit of the same network with the layers of Keras, on as many images in memory
 predict     images/s of `signs predict` on an archive against ONNX Runtime alone on prepared
             tensors, on the same cores; needs a classifier and an archive of photos
 pipeline    minutes and peak memory of each stage of the default pipeline, run in a copy
@@ -250,6 +250,10 @@ def compare_train() -> dict[str, Any]:
     compiled = build(settings.network, data, recipe)
     network = plain(compiled)
     network.compile_from_config(compiled.get_compile_config())
+    options = tf.data.Options()
+    options.autotune.enabled = False  # its thread delays some epochs: signs/training/loop.py
+    batches = tf.data.Dataset.from_tensor_slices((images, targets)).batch(recipe.batch_size)
+    batches = batches.with_options(options)
     progress = Progress()
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -260,7 +264,7 @@ def compare_train() -> dict[str, Any]:
         training = Training(model, progress, data, settings, Path("state"), live)
 
         def bare() -> None:
-            network.fit(images, targets, batch_size=recipe.batch_size, shuffle=False, verbose=0)
+            network.fit(batches, shuffle=False, verbose=0)
 
         def stage() -> float:
             before = progress.seconds - progress.validation_seconds

@@ -81,6 +81,7 @@ class Synthesize(Block):
     fade: Fraction
     wear: Fraction
     occlusion: Fraction
+    confetti: Fraction
     aliasing: Fraction
     blur: Annotated[Range, _within(0, 0.2)]
     noise: Annotated[Range, _within(0, 1)]
