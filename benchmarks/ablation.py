@@ -8,7 +8,6 @@ is a DVC experiment, and one that exists for the present code and settings is no
 """
 
 import json
-from typing import Any
 
 from benchmarks import exports, runs
 from signs import params
@@ -25,13 +24,9 @@ def page() -> runs.Page:
     experiments = {title: {f"ablation {title}": base | variants[title]} for title in variants}
 
     def cells(title: str, references: list[str]) -> dict[str, str]:
-        return {"changes": _text(variants[title]), **_metrics(references[0], base["dataset"])}
+        return {"changes": runs.text(variants[title]), **_metrics(references[0], base["dataset"])}
 
-    return runs.Page("ablation", "train", experiments, cells, {"base": _text(base)})
-
-
-def _text(settings: dict[str, Any]) -> str:
-    return ", ".join(f"`{key}={value}`" for key, value in settings.items()) or "–"
+    return runs.Page("ablation", "train", experiments, cells, {"base": runs.text(base)})
 
 
 def _metrics(reference: str, dataset: str) -> dict[str, str]:

@@ -93,6 +93,11 @@ def listed(name: str) -> Any:
     return yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
+def text(settings: Settings) -> str:
+    """Settings as a page shows them."""
+    return ", ".join(f"`{key}={value}`" for key, value in settings.items()) or "–"
+
+
 def find(title: str, settings: Settings, stage: str, run: bool) -> str:
     """The git reference of the experiment of this title, these settings and the present code.
 

@@ -81,6 +81,9 @@ class Synthesize(Block):
     fade: Fraction
     wear: Fraction
     occlusion: Fraction
+    dirt: Fraction
+    confetti: Fraction
+    bleed: Fraction
     aliasing: Fraction
     blur: Annotated[Range, _within(0, 0.2)]
     noise: Annotated[Range, _within(0, 1)]

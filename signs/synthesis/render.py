@@ -76,6 +76,14 @@ def render(settings: Synthesize, labels: str, class_id: int, index: int) -> byte
         scene = _paint(settings, dice, scene, template, corners, light)
     if dice.random() < settings.occlusion:
         scene = _occlude(dice, scene, light)
+    if dice.random() < settings.confetti:
+        for _ in range(1 + dice.below(12)):
+            place, radius = (dice.below(side), dice.below(side)), side * dice.uniform(0.01, 0.05)
+            cv2.circle(scene, place, max(1, round(radius)), _colour(dice, light), -1)
+    if dice.random() < settings.bleed:
+        size = 1 + 2 * max(1, round(side / 40))
+        share = dice.random()
+        scene = cv2.addWeighted(scene, 1 - share, cv2.dilate(scene, np.ones((size, size))), share, 0)
     scene = cv2.multiply(scene, _as_colour(_shade(settings, dice, side)))
     # Stray light in the lens lifts the blacks.
     haze = settings.haze * dice.random() * min(light, 255)
@@ -133,6 +141,9 @@ def _paint(
     paint = cv2.scaleAdd(covered, fading * 0.8 * light, paint)
     left = 1 - (settings.wear * dice.random()) * _clouds(dice, side, (4, 12))
     paint = cv2.multiply(paint, _as_colour(left))
+    if dice.random() < settings.dirt:
+        kept = _as_colour(1 - _limited(4 * (_clouds(dice, side, (5, 11)) - dice.uniform(0.5, 0.9))))
+        paint, covered = cv2.multiply(paint, kept), cv2.multiply(covered, kept)
     return cv2.add(cv2.subtract(scene, cv2.multiply(scene, covered)), paint)
 
 
