@@ -81,7 +81,6 @@ class Synthesize(Block):
     fade: Fraction
     wear: Fraction
     occlusion: Fraction
-    confetti: Fraction
     aliasing: Fraction
     blur: Annotated[Range, _within(0, 0.2)]
     noise: Annotated[Range, _within(0, 1)]

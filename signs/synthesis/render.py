@@ -76,8 +76,6 @@ def render(settings: Synthesize, labels: str, class_id: int, index: int) -> byte
         scene = _paint(settings, dice, scene, template, corners, light)
     if dice.random() < settings.occlusion:
         scene = _occlude(dice, scene, light)
-    if dice.random() < settings.confetti:
-        _sprinkle(dice, scene, light)
     scene = cv2.multiply(scene, _as_colour(_shade(settings, dice, side)))
     # Stray light in the lens lifts the blacks.
     haze = settings.haze * dice.random() * min(light, 255)
@@ -242,18 +240,6 @@ def _occlude(dice: Dice, scene: Floats, light: float) -> Floats:
         leaves = _clouds(dice, side, (5, 9)) + np.maximum.outer(outwards, outwards) > 1.45
         scene[leaves] = colour
     return scene
-
-
-def _sprinkle(dice: Dice, scene: Floats, light: float) -> None:
-    """Spots all over the scene, so that no small detail decides alone.
-
-    Confetti noise, D. Lopes da Silva and A. Ramires Fernandes, "Bridging the Gap between Real and
-    Synthetic Traffic Sign Repositories" (DELTA 2022).
-    """
-    side = len(scene)
-    for _ in range(1 + dice.below(12)):
-        place, radius = (dice.below(side), dice.below(side)), side * dice.uniform(0.01, 0.05)
-        cv2.circle(scene, place, max(1, round(radius)), _colour(dice, light), -1)
 
 
 def _colour(dice: Dice, light: float) -> tuple[float, ...]:

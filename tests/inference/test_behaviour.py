@@ -42,7 +42,6 @@ CLEAR = {
     "fade": 0.1,
     "wear": 0.1,
     "occlusion": 0.0,
-    "confetti": 0.0,
     "blur": {"low": 0.0, "high": 0.005},
     "noise": {"low": 0.0, "high": 0.01},
     "quality": {"low": 90, "high": 95},

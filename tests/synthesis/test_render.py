@@ -23,8 +23,7 @@ CALM: Synthesize = PARAMS.model_copy(
     update={name: only(0) for name in ("margin", "blur", "noise")}
     | {"size": only(64), "quality": only(95), "saturation": only(1), "brightness": only(255)}
     | dict.fromkeys(("shift", "aspect", "rotation", "perspective", "bend", "hue", "haze"), 0.0)
-    | dict.fromkeys(("shade", "fade", "wear", "occlusion", "confetti"), 0.0)
-    | dict.fromkeys(("aliasing", "mosaic"), 0.0)
+    | dict.fromkeys(("shade", "fade", "wear", "occlusion", "aliasing", "mosaic"), 0.0)
 )
 
 
@@ -115,7 +114,6 @@ def hidden(photos: np.ndarray) -> float:
         ("fade", 1.0, NO_ENTRY, chroma, False),
         ("wear", 1.0, NO_ENTRY, brightness, False),
         ("occlusion", 1.0, NO_ENTRY, hidden, True),
-        ("confetti", 1.0, NO_ENTRY, sharpness, True),
         ("aliasing", 1.0, END_OF_LIMIT, sharpness, True),
         ("blur", only(0.05), NO_ENTRY, sharpness, False),
         ("noise", only(0.2), NO_ENTRY, sharpness, True),
