@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import ablation, exports, ood, results, runs
+from benchmarks import ablation, exports, ood, results, runs, synthesis
 from signs.commands import git
 from signs.errors import UserError
 from tests.harness import IDENTITY
@@ -174,7 +174,7 @@ def test_a_run_makes_all_cells_of_a_row(generator, monkeypatch: pytest.MonkeyPat
     assert "nan" not in cells.values()
 
 
-@pytest.mark.parametrize("generator", [ablation, exports, ood, results])
+@pytest.mark.parametrize("generator", [ablation, exports, ood, results, synthesis])
 def test_committed_pages_are_what_their_generators_write(generator, monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
     page = generator.page()
