@@ -20,22 +20,16 @@ from signs.paths import CLASSIFIER, DATA, PREPARED
 
 def page() -> runs.Page:
     """One experiment for each variant that ablation.yaml lists."""
-    base, variants = runs.listed("ablation").values()
-    experiments = {title: {f"ablation {title}": base | variants[title]} for title in variants}
-
-    def cells(title: str, references: list[str]) -> dict[str, str]:
-        return {"changes": runs.text(variants[title]), **_metrics(references[0], base["dataset"])}
-
-    return runs.Page("ablation", "train", experiments, cells, {"base": runs.text(base)})
+    return runs.variants("ablation", "train", _metrics)
 
 
-def _metrics(reference: str, dataset: str) -> dict[str, str]:
+def _metrics(reference: str) -> dict[str, str]:
     trained = json.loads(runs.read(reference, "metrics/train/metrics.json"))
     timing = json.loads(runs.read(reference, "metrics/timing.json"))
     return {
         "accuracy": f"{trained['validation']['accuracy']:.2%}",
         "log loss": f"{trained['validation']['loss']:.4f}",
-        "corrupted": f"{_corrupted_accuracy(reference, dataset):.2%}",
+        "corrupted": f"{_corrupted_accuracy(reference):.2%}",
         "epoch": f"{trained['step']} of {trained['step']}",  # rows of earlier code: the best one
         "training": f"{trained['train']['accuracy']:.2%}",
         "parameters": f"{trained['parameters']:,}",
@@ -45,14 +39,14 @@ def _metrics(reference: str, dataset: str) -> dict[str, str]:
     }
 
 
-def _corrupted_accuracy(reference: str, dataset: str) -> float:
+def _corrupted_accuracy(reference: str) -> float:
     """Of a classifier on as many validation photos as evaluation takes of the test's."""
     with exports.fetched(reference) as folder:
         data = arrays.load(folder / PREPARED)
         photos = data.samples.iloc[data.rows(splits.VALIDATION)]
         count = params.load().evaluate.corruption_photos
         model = Classifier(folder / CLASSIFIER)
-        table, _ = robustness.measure(model, DATA / dataset, photos, count)
+        table, _ = robustness.measure(model, DATA / data.dataset, photos, count)
     return float(table["accuracy"].mean())
 
 

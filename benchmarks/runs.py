@@ -93,8 +93,18 @@ def listed(name: str) -> Any:
     return yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
-def text(settings: Settings) -> str:
-    """Settings as a page shows them."""
+def variants(name: str, stage: str, metrics: Callable[[str], dict[str, str]]) -> Page:
+    """A page whose rows are one experiment each: what `<name>.yaml` lists, each changing `base`."""
+    base, changes = listed(name).values()
+    experiments = {title: {f"{name} {title}": base | changes[title]} for title in changes}
+
+    def cells(title: str, references: list[str]) -> dict[str, str]:
+        return {"changes": _text(changes[title]), **metrics(references[0])}
+
+    return Page(name, stage, experiments, cells, {"base": _text(base)})
+
+
+def _text(settings: Settings) -> str:
     return ", ".join(f"`{key}={value}`" for key, value in settings.items()) or "–"
 
 

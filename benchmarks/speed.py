@@ -237,7 +237,7 @@ def compare_train() -> dict[str, Any]:
 
     from signs.training.checkpoint import Progress
     from signs.training.compile import build
-    from signs.training.loop import Training
+    from signs.training.loop import Training, _batches
     from signs.training.normalization import plain
     from signs.training.sampler import EpochSampler
 
@@ -250,10 +250,7 @@ def compare_train() -> dict[str, Any]:
     compiled = build(settings.network, data, recipe)
     network = plain(compiled)
     network.compile_from_config(compiled.get_compile_config())
-    options = tf.data.Options()
-    options.autotune.enabled = False  # its thread delays some epochs: signs/training/loop.py
-    batches = tf.data.Dataset.from_tensor_slices((images, targets)).batch(recipe.batch_size)
-    batches = batches.with_options(options)
+    batches = _batches((images, targets), recipe.batch_size)
     progress = Progress()
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -1,6 +1,6 @@
 """Compare settings of the renderer on real photos and write docs/synthesis.md.
 
-    make synthesis                  what synthesis.yaml lists, an hour or two on two cores
+    make synthesis                  what synthesis.yaml lists, some hours on two cores
     make synthesis ARGS=--table     only the page, from the experiments and rows that exist
 
 As in results.py, each row is a DVC experiment, and one that exists for the present code and
@@ -15,13 +15,7 @@ from signs.errors import run_stage
 
 def page() -> runs.Page:
     """One experiment for each variant that synthesis.yaml lists."""
-    base, variants = runs.listed("synthesis").values()
-    experiments = {title: {f"synthesis {title}": base | variants[title]} for title in variants}
-
-    def cells(title: str, references: list[str]) -> dict[str, str]:
-        return {"changes": runs.text(variants[title]), **_metrics(references[0])}
-
-    return runs.Page("synthesis", "evaluate", experiments, cells, {"base": runs.text(base)})
+    return runs.variants("synthesis", "evaluate", _metrics)
 
 
 def _metrics(reference: str) -> dict[str, str]:

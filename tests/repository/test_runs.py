@@ -1,6 +1,7 @@
 """Which experiment stands for a row of a page, when it is run again, and what the page shows."""
 
 import itertools
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -160,10 +161,16 @@ L (c1); K (c0), x
     assert page.markdown().count("of earlier code") == 4
 
 
-@pytest.mark.parametrize("generator", [ablation, results])
+@pytest.mark.parametrize("generator", [ablation, results, synthesis])
 def test_a_run_makes_all_cells_of_a_row(generator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(runs, "read", lambda _, path: Path(path).read_text(encoding="utf-8"))
+
+    def read(_: str, path: str) -> str:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        # The default run reads no photos of another set.
+        return json.dumps({"external": content.get("test"), **content})
+
+    monkeypatch.setattr(runs, "read", read)
     monkeypatch.setattr(runs, "commit", lambda _: "c0")
     # Needs the real photos, which a clone does not have.
     monkeypatch.setattr(ablation, "_corrupted_accuracy", lambda *_: 0.9)
